@@ -1,0 +1,46 @@
+# What people type. `make demo` and `make test` do all the set-up on a fresh Debian machine with cargo.
+#
+# RocksDB is compiled from source once, which takes about 12 minutes on two cores. It happens in one profile and with
+# one set of features for all commands here, so nothing compiles it again.
+
+CARGO ?= cargo
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+BIN = $(CARGO_TARGET_DIR)/debug/quorate
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test verify fix clean
+
+help:
+	@echo "make demo    build, then show a three-member cluster at work on this machine"
+	@echo "make test    build, then run every test"
+	@echo "make verify  format, lints, documentation, tidiness: changes nothing"
+	@echo "make fix     format and mend what can be mended by itself"
+	@echo "make build   only build; the binary is $(BIN)"
+
+setup:
+	@scripts/setup
+
+build: setup
+	@scripts/announce-build
+	$(CARGO) build --locked --workspace --bins
+
+demo: build
+	$(BIN) demo
+
+test: setup
+	@scripts/announce-build
+	$(CARGO) test --locked --workspace
+
+verify: setup
+	@scripts/announce-build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	$(CARGO) test --locked --workspace --test tidy
+
+fix:
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+clean:
+	$(CARGO) clean
