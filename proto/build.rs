@@ -1,0 +1,36 @@
+//! Compiles the `.proto` files without protoc, and writes their descriptors for gRPC reflection.
+
+#[cfg_attr(not(feature = "wire"), expect(clippy::unnecessary_wraps, reason = "fails only with the feature"))]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    #[cfg(feature = "wire")]
+    wire::compile()?;
+    Ok(())
+}
+
+#[cfg(feature = "wire")]
+mod wire {
+    use std::path::PathBuf;
+
+    use prost::Message as _;
+
+    const FILES: &[&str] = &[
+        "quorate/v1/common.proto",
+        "quorate/v1/kv.proto",
+        "quorate/v1/batch.proto",
+        "quorate/v1/watch.proto",
+        "quorate/v1/lease.proto",
+        "quorate/v1/cluster.proto",
+        "quorate/v1/admin.proto",
+        "quorate/peer/v1/peer.proto",
+    ];
+
+    pub fn compile() -> Result<(), Box<dyn std::error::Error>> {
+        println!("cargo:rerun-if-changed=quorate");
+        let descriptors = protox::compile(FILES, ["."])?;
+        let out = PathBuf::from(std::env::var("OUT_DIR")?);
+        std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+        // `bytes::Bytes` for bytes fields: decoding a value then shares the received buffer.
+        tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+        Ok(())
+    }
+}
