@@ -1,0 +1,303 @@
+//! Reading keys and their versions: newest (`c` and `h`), and as of a revision (`h`).
+//!
+//! Invariants:
+//! - The newest version of a key stands in `c`, and in `h` at its mod revision; both or neither.
+//! - "Newest version ≤ R of a key" is one forward seek in `h`; a purge removes only what is never that for an R
+//!   that may be read.
+//! - These functions trust their caller to have checked R against the compaction mark.
+//!
+//! Example: `a` put at 2 and 5, deleted at 7: `h a ~7` tombstone, `h a ~5`, `h a ~2`, no `c a`. A read at 6 seeks
+//! `h a ~6` and finds the version of 5; a read at 8 finds the tombstone.
+
+use bytes::Bytes;
+use quorate_proto::{Key, Revision};
+
+use crate::codec::{DecodeError, keys, records};
+use crate::command::{RangeQuery, Span};
+use crate::outcome::{Fault, KeyValue, Meta, RangeDone};
+use crate::store::{Cursor, Read};
+
+/// Above every revision: reads the newest, also what a transaction under way has written.
+pub(crate) const NEWEST: Revision = Revision(i64::MAX);
+
+/// Metadata of the newest version.
+pub(crate) fn current<R: Read>(read: &R, key: &[u8]) -> Result<Option<Meta>, Fault> {
+    let stored = read.get(&keys::current(key))?;
+    Ok(stored.map(|bytes| records::read_current(&bytes)).transpose()?)
+}
+
+/// The version that was written at exactly this revision; `None` when purged or a deletion.
+pub(crate) fn version<R: Read>(read: &R, key: &Key, revision: Revision) -> Result<Option<KeyValue>, Fault> {
+    let Some(stored) = read.get(&keys::history(key.as_bytes(), revision))? else { return Ok(None) };
+    let version = records::read_version(&stored)?;
+    Ok(version.map(|(meta, value)| KeyValue { key: key.clone(), value, meta }))
+}
+
+/// The version that `meta` of `c` describes, which must be there.
+pub(crate) fn value_of<R: Read>(read: &R, key: &Key, meta: &Meta) -> Result<KeyValue, Fault> {
+    version(read, key, meta.mod_revision)?
+        .ok_or_else(|| Fault::Corrupt(format!("key {key} has no version at its revision {}", meta.mod_revision)))
+}
+
+/// The newest version.
+pub(crate) fn newest<R: Read>(read: &R, key: &Key) -> Result<Option<KeyValue>, Fault> {
+    current(read, key.as_bytes())?.map(|meta| value_of(read, key, &meta)).transpose()
+}
+
+/// The version as of a revision.
+pub(crate) fn at<R: Read>(read: &R, key: &Key, revision: Revision) -> Result<Option<KeyValue>, Fault> {
+    let mut cursor = read.cursor(true);
+    cursor.seek(&keys::history(key.as_bytes(), revision));
+    let Some((found, stored)) = cursor.entry() else {
+        cursor.status()?;
+        return Ok(None);
+    };
+    if !found.starts_with(&keys::history_from(key.as_bytes())) {
+        return Ok(None);
+    }
+    let version = records::copy_version(stored)?;
+    Ok(version.map(|(meta, value)| KeyValue { key: key.clone(), value, meta }))
+}
+
+/// `start <= key < end`; no end: `None`.
+pub(crate) type Bounds = (Bytes, Option<Bytes>);
+
+/// Everything below a path: what starts with `<path>/`.
+pub(crate) fn below(path: &[u8]) -> Bounds {
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    ([path, b"/"].concat().into(), Some([path, b"0"].concat().into()))
+}
+
+/// The stretches of keys that a span means, in order.
+pub(crate) fn bounds_of(span: &Span) -> Vec<Bounds> {
+    let only = |key: &Key| (key.to_bytes(), Some([key.as_bytes(), b"\0"].concat().into()));
+    match span {
+        Span::Key(key) => vec![only(key)],
+        Span::Range { start, end } => vec![(start.clone(), end.clone())],
+        // Between "/a" and "/a/…" lie strangers such as "/a-b".
+        Span::Subtree(path) => vec![only(path.as_key()), below(path.as_bytes())],
+    }
+}
+
+/// Whether a span holds a key.
+pub(crate) fn holds(span: &Span, key: &[u8]) -> bool {
+    bounds_of(span).iter().any(|(start, end)| key >= &start[..] && end.as_ref().is_none_or(|end| key < &end[..]))
+}
+
+fn key_of(bytes: Bytes) -> Result<Key, Fault> {
+    Ok(Key::new(bytes).map_err(|_| DecodeError::Invalid("a stored key"))?)
+}
+
+/// Visits the newest metadata of each key of the bounds, until `visit` says false.
+pub(crate) fn scan_current<R: Read>(
+    read: &R,
+    (start, end): &Bounds,
+    descending: bool,
+    mut visit: impl FnMut(Key, Meta) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let first = keys::current(start);
+    let end = end.as_ref().map_or_else(|| vec![keys::table::CURRENT + 1], |end| keys::current(end));
+    let mut cursor = read.cursor(true);
+    if descending {
+        cursor.seek_for_prev(&end);
+        if cursor.entry().is_some_and(|(key, _)| key == end) {
+            cursor.prev();
+        }
+    } else {
+        cursor.seek(&first);
+    }
+    while let Some((stored_key, stored)) = cursor.entry() {
+        if stored_key < &first[..] || stored_key >= &end[..] {
+            return Ok(());
+        }
+        let key = key_of(Bytes::copy_from_slice(&stored_key[1..]))?;
+        if !visit(key, records::read_current(stored)?)? {
+            return Ok(());
+        }
+        if descending { cursor.prev() } else { cursor.next() }
+    }
+    Ok(cursor.status()?)
+}
+
+/// Visits each key of the bounds that lives as of `revision`, until `visit` says false.
+/// The value is left out unless asked for.
+pub(crate) fn scan_history<R: Read>(
+    read: &R,
+    bounds: &Bounds,
+    revision: Revision,
+    with_values: bool,
+    visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, visit };
+    scan.ascend(bounds)
+}
+
+/// The same from the last key to the first.
+pub(crate) fn scan_history_back<R: Read>(
+    read: &R,
+    bounds: &Bounds,
+    revision: Revision,
+    with_values: bool,
+    visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, visit };
+    scan.descend(bounds)
+}
+
+struct HistoryScan<C, V> {
+    cursor: C,
+    revision: Revision,
+    with_values: bool,
+    visit: V,
+}
+
+/// So many old versions are stepped over one by one before a seek is cheaper.
+const STEPS_BEFORE_SEEK: usize = 3;
+
+impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
+    fn ascend(&mut self, (start, end): &Bounds) -> Result<(), Fault> {
+        let end = end_in_history(end.as_ref());
+        self.cursor.seek(&keys::history_from(start));
+        while let Some((stored_key, _)) = self.cursor.entry() {
+            if stored_key >= &end[..] {
+                return Ok(());
+            }
+            let (key, found) = keys::split_history(stored_key)?;
+            if found > self.revision {
+                self.cursor.seek(&keys::history(&key, self.revision));
+                continue;
+            }
+            if !self.visit_here(&key)? {
+                return Ok(());
+            }
+            self.skip_rest_of(&key);
+        }
+        Ok(self.cursor.status()?)
+    }
+
+    fn descend(&mut self, (start, end): &Bounds) -> Result<(), Fault> {
+        let first = keys::history_from(start);
+        self.cursor.seek_for_prev(&end_in_history(end.as_ref()));
+        while let Some((stored_key, _)) = self.cursor.entry() {
+            if stored_key < &first[..] {
+                return Ok(());
+            }
+            // The oldest version of the key before; the one that counts is found forward.
+            let (key, _) = keys::split_history(stored_key)?;
+            self.cursor.seek(&keys::history(&key, self.revision));
+            let prefix = keys::history_from(&key);
+            if self.cursor.entry().is_some_and(|(here, _)| here.starts_with(&prefix)) && !self.visit_here(&key)? {
+                return Ok(());
+            }
+            self.cursor.status()?;
+            self.cursor.seek_for_prev(&prefix);
+        }
+        Ok(self.cursor.status()?)
+    }
+
+    fn visit_here(&mut self, key: &Bytes) -> Result<bool, Fault> {
+        let Some((_, stored)) = self.cursor.entry() else { return Ok(true) };
+        if !records::is_live(stored)? {
+            return Ok(true);
+        }
+        let version = if self.with_values {
+            records::copy_version(stored)?
+        } else {
+            records::version_meta(stored)?.map(|meta| (meta, Bytes::new()))
+        };
+        match version {
+            Some((meta, value)) => (self.visit)(KeyValue { key: key_of(key.clone())?, value, meta }),
+            None => Ok(true),
+        }
+    }
+
+    fn skip_rest_of(&mut self, key: &[u8]) {
+        let prefix = keys::history_from(key);
+        for _ in 0..STEPS_BEFORE_SEEK {
+            self.cursor.next();
+            if self.cursor.entry().is_none_or(|(here, _)| !here.starts_with(&prefix)) {
+                return;
+            }
+        }
+        self.cursor.seek(&keys::history_after(key));
+    }
+}
+
+fn end_in_history(end: Option<&Bytes>) -> Vec<u8> {
+    end.map_or_else(|| vec![keys::table::HISTORY + 1], |end| keys::history_from(end))
+}
+
+/// Answers a query as of `revision`, [`NEWEST`] for the newest.
+pub(crate) fn range<R: Read>(read: &R, query: &RangeQuery, revision: Revision) -> Result<RangeDone, Fault> {
+    let mut bounds = bounds_of(&query.span);
+    if query.descending {
+        bounds.reverse();
+    }
+    if query.count_only {
+        return Ok(RangeDone { count: count(read, &bounds, revision)?, ..RangeDone::default() });
+    }
+    let mut done = RangeDone::default();
+    let mut bytes = 0;
+    for bounds in &bounds {
+        let take = |kv: KeyValue| {
+            let size = kv.key.as_bytes().len() + kv.value.len();
+            let full = query.limit.is_some_and(|limit| done.kvs.len() >= limit)
+                || query.bytes_max.is_some_and(|bytes_max| !done.kvs.is_empty() && bytes + size > bytes_max);
+            if full {
+                done.more = true;
+                return Ok(false);
+            }
+            bytes += size;
+            done.kvs.push(kv);
+            Ok(true)
+        };
+        if let (Span::Key(key), NEWEST, false) = (&query.span, revision, query.keys_only) {
+            newest(read, key)?.map(take).transpose()?;
+        } else {
+            scan(read, bounds, revision, query, take)?;
+        }
+        if done.more {
+            break;
+        }
+    }
+    done.count = if query.count_all && done.more {
+        count(read, &bounds, revision)?
+    } else {
+        u64::try_from(done.kvs.len()).unwrap_or(u64::MAX)
+    };
+    Ok(done)
+}
+
+fn scan<R: Read>(
+    read: &R,
+    bounds: &Bounds,
+    revision: Revision,
+    query: &RangeQuery,
+    mut take: impl FnMut(KeyValue) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    if query.keys_only && revision == NEWEST {
+        scan_current(read, bounds, query.descending, |key, meta| take(KeyValue { key, value: Bytes::new(), meta }))
+    } else if query.descending {
+        scan_history_back(read, bounds, revision, !query.keys_only, take)
+    } else {
+        scan_history(read, bounds, revision, !query.keys_only, take)
+    }
+}
+
+fn count<R: Read>(read: &R, bounds: &[Bounds], revision: Revision) -> Result<u64, Fault> {
+    let mut count = 0;
+    for bounds in bounds {
+        if revision == NEWEST {
+            scan_current(read, bounds, false, |_, _| {
+                count += 1;
+                Ok(true)
+            })?;
+        } else {
+            scan_history(read, bounds, revision, false, |_| {
+                count += 1;
+                Ok(true)
+            })?;
+        }
+    }
+    Ok(count)
+}
