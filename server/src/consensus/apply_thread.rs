@@ -1,0 +1,206 @@
+//! The thread that owns the state machine: applies entries, publishes what changed, answers who waits, and swaps the
+//! store when a snapshot is installed.
+//!
+//! Invariants:
+//! - Order for each entry: in the store, then published, then visible as applied, then answered.
+//! - What is applied but not flushed is bounded in bytes, entries and commands, so that a restart after a crash
+//!   replays within two seconds.
+//! - A fault is the end: the thread returns it, which ends the member.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::storage::ApplyResponder;
+use parking_lot::Mutex;
+use quorate_proto::Revision;
+use quorate_state::apply::{Applied, Entry as StateEntry, LogPosition, Machine, Payload};
+use quorate_state::codec::decode_batch;
+use quorate_state::outcome::Fault;
+use quorate_state::store::{Store, StoreError};
+use quorate_state::view::View;
+use rocksdb::Cache;
+use tokio::sync::{mpsc, watch};
+
+use crate::consensus::ApplySink;
+use crate::consensus::applier::{AppliedMark, AppliedState, ApplyJob};
+use crate::consensus::codec;
+use crate::consensus::snapshot::{Snapshots, meta_of};
+use crate::consensus::state_dir::{CurrentStore, StateDir, open_error};
+use crate::consensus::types::{
+    Entry, EntryPayload, EntryResult, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use crate::store_rocks::RocksStore;
+
+/// Log applied since the last flush, at most.
+const UNFLUSHED_BYTES_MAX: usize = 24 << 20;
+const UNFLUSHED_ENTRIES_MAX: usize = 10_000;
+const UNFLUSHED_COMMANDS_MAX: usize = 40_000;
+
+/// The thread's state.
+pub struct ApplyThread {
+    machine: Machine<Arc<RocksStore>>,
+    dir: StateDir,
+    cache: Cache,
+    shared: Arc<AppliedState>,
+    snapshots: Arc<Snapshots>,
+    sink: Arc<dyn ApplySink>,
+    unflushed: Unflushed,
+}
+
+#[derive(Default)]
+struct Unflushed {
+    bytes: usize,
+    entries: usize,
+    commands: usize,
+}
+
+impl ApplyThread {
+    /// Opens the store in force.
+    pub fn open(dir: StateDir, snapshots: Arc<Snapshots>, cache: Cache, sink: Arc<dyn ApplySink>) -> io::Result<Self> {
+        let path = dir.path();
+        let store = Arc::new(RocksStore::open(&path, &cache).map_err(|error| open_error(&path, &error))?);
+        let machine =
+            Machine::open(store.clone()).map_err(|fault| open_error(&path, &StoreError::Io(fault.to_string())))?;
+        let meta = meta_of(&store)?;
+        let shared = Arc::new(AppliedState {
+            store: Arc::new(CurrentStore::new(store)),
+            mark: watch::Sender::new(mark_of(&machine)),
+            positions: Mutex::new((meta.last_log_id, meta.last_membership)),
+        });
+        Ok(Self { machine, dir, cache, shared, snapshots, sink, unflushed: Unflushed::default() })
+    }
+
+    /// What others see of it.
+    pub fn shared(&self) -> Arc<AppliedState> {
+        self.shared.clone()
+    }
+
+    /// The snapshots that it takes in.
+    pub fn snapshots(&self) -> Arc<Snapshots> {
+        self.snapshots.clone()
+    }
+
+    /// Works until the last sender is gone; then flushes, so that the next start replays nothing.
+    pub fn run(mut self, mut jobs: mpsc::Receiver<ApplyJob>) -> io::Result<()> {
+        while let Some(job) = jobs.blocking_recv() {
+            let (done, result) = match job {
+                ApplyJob::Apply { entries, done } => (done, self.apply(entries)),
+                ApplyJob::Install { meta, snapshot, done } => (done, self.install(&meta, &snapshot)),
+            };
+            let end = result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+            // openraft may have ended meanwhile.
+            let _ = done.send(result);
+            end?;
+        }
+        self.machine.store().flush(true).map_err(io::Error::other)
+    }
+
+    fn apply(&mut self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
+        let mut decoded = Vec::with_capacity(entries.len());
+        let mut membership = None;
+        let mut responders = Vec::with_capacity(entries.len());
+        let mut last = None;
+        for (entry, responder) in entries {
+            last = Some(entry.log_id);
+            if let EntryPayload::Membership(changed) = &entry.payload {
+                membership = Some(StoredMembership::new(Some(entry.log_id), changed.clone()));
+            }
+            decoded.push(self.decode(entry)?);
+            responders.push(responder);
+        }
+        let applied = self.machine.apply(&decoded).map_err(io::Error::other)?;
+        let outcomes = self.publish(applied);
+        {
+            let mut positions = self.shared.positions.lock();
+            positions.0 = last.or(positions.0);
+            if let Some(membership) = membership {
+                positions.1 = membership;
+            }
+        }
+        self.shared.mark.send_replace(mark_of(&self.machine));
+        for (responder, outcomes) in responders.into_iter().zip(outcomes) {
+            if let Some(responder) = responder {
+                responder.send(outcomes);
+            }
+        }
+        self.flush_when_due()
+    }
+
+    fn decode(&mut self, entry: Entry) -> io::Result<StateEntry> {
+        self.unflushed.entries += 1;
+        if let EntryPayload::Normal(batch) = &entry.payload {
+            self.unflushed.bytes += batch.0.len();
+        }
+        let entry = state_entry(entry)?;
+        if let Payload::Batch(batch) = &entry.payload {
+            self.unflushed.commands += batch.commands.len();
+        }
+        Ok(entry)
+    }
+
+    fn publish(&self, applied: Vec<Applied>) -> Vec<EntryResult> {
+        let publish = |applied: Applied| {
+            self.sink.applied(applied.changes, &applied.leases);
+            EntryResult { outcomes: applied.outcomes }
+        };
+        applied.into_iter().map(publish).collect()
+    }
+
+    fn flush_when_due(&mut self) -> io::Result<()> {
+        let due = self.unflushed.bytes >= UNFLUSHED_BYTES_MAX
+            || self.unflushed.entries >= UNFLUSHED_ENTRIES_MAX
+            || self.unflushed.commands >= UNFLUSHED_COMMANDS_MAX;
+        if due {
+            self.unflushed = Unflushed::default();
+            self.machine.store().flush(false).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta, snapshot: &SnapshotDir) -> io::Result<()> {
+        let path = self.dir.stage(snapshot)?;
+        let store = Arc::new(RocksStore::open(&path, &self.cache).map_err(io::Error::other)?);
+        let found = meta_of(&store)?;
+        if found.last_log_id != meta.last_log_id {
+            store.retire();
+            let text = format!("the snapshot has {:?}, its sender said {:?}", found.last_log_id, meta.last_log_id);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let machine = Machine::open(store.clone()).map_err(io::Error::other)?;
+        let compacted = View::new(store.snapshot()).map_err(io::Error::other)?.compact_revision();
+        self.dir.advance()?;
+        self.machine = machine;
+        self.unflushed = Unflushed::default();
+        self.snapshots.adopt(meta, snapshot)?;
+        self.shared.store.replace(store);
+        *self.shared.positions.lock() = (found.last_log_id, found.last_membership);
+        self.sink.installed(self.machine.revision(), compacted);
+        self.shared.mark.send_replace(mark_of(&self.machine));
+        tracing::info!(revision = %self.machine.revision(), "snapshot installed");
+        Ok(())
+    }
+}
+
+fn mark_of<S: Store>(machine: &Machine<S>) -> AppliedMark {
+    let (applied, _) = machine.applied();
+    let Revision(revision) = machine.revision();
+    AppliedMark {
+        next_index: applied.as_ref().map_or(0, |at| at.index + 1),
+        term: applied.as_ref().map_or(0, |at| at.term),
+        revision,
+    }
+}
+
+/// A log entry in the machine's terms.
+pub fn state_entry(entry: Entry) -> io::Result<StateEntry> {
+    let position = LogPosition { term: entry.log_id.leader_id.term, index: entry.log_id.index };
+    let payload = match entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Membership(membership) => Payload::Membership(codec::encode_membership(&membership)),
+        EntryPayload::Normal(batch) => Payload::Batch(decode_batch(&batch.0).map_err(|error| {
+            let text = format!("log entry {} cannot be read: {error}", entry.log_id.index);
+            io::Error::other(Fault::Corrupt(text))
+        })?),
+    };
+    Ok(StateEntry { position, payload })
+}

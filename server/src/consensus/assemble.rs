@@ -1,0 +1,129 @@
+//! Puts a member's consensus together with its way to the other members: data directory, links, forwarder, peer door,
+//! Raft and the way into the cluster.
+//!
+//! Invariants:
+//! - The peer door answers Hello before anything else runs: an empty member must be found by the others.
+//! - Databases are opened before the cluster id is set, so that a member of a cluster always has a log.
+
+use std::io;
+use std::sync::Arc;
+
+use rocksdb::Cache;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+
+use crate::config::{Start, Timing};
+use crate::consensus::bootstrap::{Bootstrap, heed_removal};
+use crate::consensus::digests::Comparison;
+use crate::consensus::disk_watch::DiskSpace;
+use crate::consensus::forward::Forwarder;
+use crate::consensus::links::{Links, LocalMember};
+use crate::consensus::log_disk::{LogDisk, RocksLogDisk};
+use crate::consensus::network::NetworkFactory;
+use crate::consensus::peer_door::PeerDoor;
+use crate::consensus::snapshot_send::Receiver;
+use crate::consensus::snapshotter::SnapshotRules;
+use crate::consensus::{ApplySink, Consensus, Params, StartError};
+use crate::data_dir::DataDir;
+use crate::tasks::{Task, Tasks};
+
+/// What a member's consensus is made of.
+pub struct Assembly {
+    /// Its directory, held.
+    pub data_dir: Arc<DataDir>,
+    /// Where other members connect.
+    pub peer_listener: TcpListener,
+    /// Where they are told to.
+    pub peer_address: String,
+    /// Where clients are told to connect.
+    pub client_address: String,
+    /// How it begins when it is empty.
+    pub start: Start,
+    /// Raft's clocks.
+    pub timing: Timing,
+    /// Who runs the tasks.
+    pub tasks: Tasks,
+    /// Where Raft and the peer port run.
+    pub runtime: Handle,
+    /// Told of what is applied.
+    pub sink: Arc<dyn ApplySink>,
+    /// Block cache of the state.
+    pub cache: Cache,
+    /// Below so many free bytes, growing writes are refused.
+    pub disk_reserve_bytes: u64,
+    /// Snapshots and purges.
+    pub snapshot_rules: SnapshotRules,
+}
+
+/// A member's consensus, running; it belongs to a cluster once `bootstrap` has run.
+pub struct Assembled {
+    /// The handle.
+    pub consensus: Consensus,
+    /// This member as the others see it: its id, and its cluster once it has one.
+    pub local: Arc<LocalMember>,
+    /// To be run next.
+    pub bootstrap: Bootstrap,
+    /// Compares digests, every now and then by itself.
+    pub comparison: Comparison,
+}
+
+impl Assembly {
+    /// Starts everything. Serve clients while [`Bootstrap::run`] waits, or after it, as you like.
+    pub async fn start(self) -> Result<Assembled, StartError> {
+        let (tasks, runtime) = (self.tasks.clone(), self.runtime.clone());
+        let identity = self.data_dir.identity();
+        let local = LocalMember::new(identity.member, identity.name, self.client_address, identity.cluster);
+        let local = Arc::new(local);
+        let links = Arc::new(Links::new(local.clone(), self.timing));
+        let disk = Arc::new(DiskSpace::new(self.data_dir.path().to_owned(), self.disk_reserve_bytes));
+        let (forwarder, forward_task) = Forwarder::new(links.clone(), disk.clone());
+        let receiver = Receiver::new(self.data_dir.snapshots());
+        let door = PeerDoor::new(links.clone(), forwarder.clone(), receiver, tasks.clone());
+        tasks.spawn(Task::PeerDoor, &runtime, door.clone().serve(self.peer_listener));
+
+        let path = self.data_dir.log();
+        let log = tokio::task::spawn_blocking(move || RocksLogDisk::open(&path)).await.map_err(io::Error::other)??;
+        let consensus = Consensus::start(Params {
+            id: identity.member,
+            state: self.data_dir.state(),
+            snapshots: self.data_dir.snapshots(),
+            log: Arc::new(log) as Arc<dyn LogDisk>,
+            cache: self.cache,
+            tasks: tasks.clone(),
+            runtime: runtime.clone(),
+            sink: self.sink,
+            network: NetworkFactory::new(links.clone()),
+            peers: Arc::new(forwarder),
+            disk,
+            timing: raft_timing(self.timing),
+            snapshot_rules: self.snapshot_rules,
+        })
+        .await?;
+        door.open(consensus.clone());
+        tasks.spawn(Task::Forwarder, &runtime, forward_task.run(consensus.raft().clone(), tasks.clone()));
+        let removal = heed_removal(consensus.clone(), local.clone(), self.data_dir.clone(), tasks.clone());
+        tasks.spawn(Task::Removal, &runtime, removal);
+        let comparison = Comparison { consensus: consensus.clone(), links: links.clone(), tasks: tasks.clone() };
+        tasks.spawn(Task::DigestCompare, &runtime, comparison.clone().run());
+        consensus.run();
+        let bootstrap = Bootstrap {
+            consensus: consensus.clone(),
+            links,
+            data_dir: self.data_dir,
+            peer_address: self.peer_address,
+            start: self.start,
+            tasks,
+            runtime,
+        };
+        Ok(Assembled { consensus, local, bootstrap, comparison })
+    }
+}
+
+fn raft_timing(timing: Timing) -> crate::consensus::Timing {
+    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    crate::consensus::Timing {
+        heartbeat_ms: ms(timing.heartbeat),
+        election_min_ms: ms(timing.election_min),
+        election_max_ms: ms(timing.election_max),
+    }
+}

@@ -1,0 +1,126 @@
+//! Watches free disk space, here and at the peers, so that the proposer can refuse what grows before a disk is full.
+//!
+//! Invariants:
+//! - Only the proposer asks; apply never does. What is committed is applied, full disk or not.
+//! - Below the reserve here, or at members without whom no quorum has space, growth is refused; it clears by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_proto::MemberId;
+use quorate_state::command::{Command, TxnOp};
+
+use crate::consensus::peers::Peers;
+use crate::consensus::types::Membership;
+use crate::tasks::Tasks;
+
+/// How often free space is looked at. In this time not more may be written than the reserve; looking costs little.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Free space of the disk that holds the data directory.
+#[derive(Debug)]
+pub struct DiskSpace {
+    path: PathBuf,
+    reserve_bytes: u64,
+    free_bytes: AtomicU64,
+    /// Overrides what the disk says: for tests. `u64::MAX` when not set.
+    pretended_bytes: AtomicU64,
+}
+
+impl DiskSpace {
+    /// Looks at the disk that holds `path` for the first time.
+    pub fn new(path: PathBuf, reserve_bytes: u64) -> Self {
+        let space = Self {
+            path,
+            reserve_bytes,
+            free_bytes: AtomicU64::new(u64::MAX),
+            pretended_bytes: AtomicU64::new(u64::MAX),
+        };
+        space.look();
+        space
+    }
+
+    /// Free bytes, as last seen.
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed).min(self.pretended_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Whether less is free here than must stay free.
+    pub fn is_short(&self) -> bool {
+        self.free_bytes() < self.reserve_bytes
+    }
+
+    /// Tests pretend that only so much is free; `None` ends that.
+    pub fn pretend(&self, free_bytes: Option<u64>) {
+        self.pretended_bytes.store(free_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn look(&self) {
+        match rustix::fs::statvfs(&self.path) {
+            Ok(stat) => self.free_bytes.store(stat.f_bavail.saturating_mul(stat.f_frsize), Ordering::Relaxed),
+            Err(error) => tracing::warn!(path = %self.path.display(), %error, "free disk space is unknown"),
+        }
+    }
+
+    /// The member whose lack of space forbids growth, if any: this one, or a voter without whom no majority has
+    /// space. A voter that has not said counts as absent, but only once another is known to be short.
+    pub fn short_member(&self, own: MemberId, membership: &Membership, peers: &dyn Peers) -> Option<MemberId> {
+        if self.free_bytes() < self.reserve_bytes {
+            return Some(own);
+        }
+        membership.get_joint_config().iter().find_map(|voters| {
+            let (mut fit, mut short) = (0, None);
+            for id in voters {
+                let free = if *id == own.get() {
+                    Some(u64::MAX)
+                } else {
+                    MemberId::new(*id).and_then(|id| peers.free_bytes(id))
+                };
+                match free {
+                    Some(free) if free < self.reserve_bytes => short = short.or(MemberId::new(*id)),
+                    Some(_) => fit += 1,
+                    None => {}
+                }
+            }
+            short.filter(|_| fit <= voters.len() / 2)
+        })
+    }
+
+    /// Looks at the disk now and then, until the member stops.
+    pub async fn watch(self: Arc<Self>, tasks: Tasks) -> Result<(), std::convert::Infallible> {
+        let mut tick = tokio::time::interval(INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                () = tasks.stopped() => return Ok(()),
+                _ = tick.tick() => {}
+            }
+            let this = self.clone();
+            // A disk that hangs must not hold up what else runs here. It ends early only when the runtime does.
+            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+        }
+    }
+}
+
+/// Whether a command may make the store larger. Deletes, revokes and compaction must go on when space is short.
+pub fn grows(command: &Command) -> bool {
+    match command {
+        Command::Put(_) | Command::CopyTree(_) | Command::LeaseGrant { .. } => true,
+        Command::Txn(txn) => txn.then.iter().chain(&txn.otherwise).any(op_grows),
+        Command::Delete(_)
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseCheckpoint(_)
+        | Command::Compact { .. }
+        | Command::SetStateVersion(_) => false,
+    }
+}
+
+fn op_grows(op: &TxnOp) -> bool {
+    match op {
+        TxnOp::Put(_) => true,
+        TxnOp::Txn(txn) => txn.then.iter().chain(&txn.otherwise).any(op_grows),
+        TxnOp::Range(_) | TxnOp::Delete(_) => false,
+    }
+}

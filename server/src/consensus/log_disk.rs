@@ -1,0 +1,281 @@
+//! The log's disk: entries by index, the vote and three notes, in a database of their own; behind a trait, so that
+//! tests can put a disk there that fails or forgets.
+//!
+//! Invariants:
+//! - One `write` is atomic; with `sync` it is on disk when it returns. After a failed one nothing more is taken.
+//! - No holes: the first entry follows what was purged, each entry the one before it.
+//!
+//! Keys: `e` and the index (big-endian, so that order is log order): an entry as `codec` has it. `m` and a name:
+//! `format`, `vote`, `committed`, `purged`.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use rocksdb::{DB, DBCompressionType, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions};
+
+use crate::consensus::codec;
+use crate::consensus::state_dir::WAY_BACK;
+use crate::consensus::types::{Entry, LogId, Vote};
+
+const FORMAT: &[u8] = b"mformat";
+const VOTE: &[u8] = b"mvote";
+const COMMITTED: &[u8] = b"mcommitted";
+const PURGED: &[u8] = b"mpurged";
+
+/// Version of this layout.
+const LAYOUT: u8 = 1;
+
+/// One change of what is stored. Changes of a write take effect in order.
+#[derive(Debug)]
+pub enum LogOp {
+    /// Add an entry.
+    Append {
+        /// Its index.
+        index: u64,
+        /// As `codec::encode_entry` has it.
+        entry: Bytes,
+    },
+    /// Remove this entry and all after it.
+    TruncateFrom(u64),
+    /// Remove all entries up to this one, inclusive.
+    PurgeThrough(LogId),
+    /// Store the vote.
+    Vote(Vote),
+    /// Note what is known to be committed.
+    Committed(LogId),
+}
+
+/// What was found at start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogLoad {
+    /// The vote, if ever one was given.
+    pub vote: Option<Vote>,
+    /// What was known to be committed.
+    pub committed: Option<LogId>,
+    /// Everything up to here is gone.
+    pub purged: Option<LogId>,
+    /// The last entry, if any is there.
+    pub last: Option<LogId>,
+}
+
+/// Where the log is kept. Written by one thread, read by many.
+pub trait LogDisk: Send + Sync + 'static {
+    /// Reads the notes and checks that the log is whole.
+    fn load(&self) -> io::Result<LogLoad>;
+    /// Applies all changes at once.
+    fn write(&self, ops: &[LogOp], sync: bool) -> io::Result<()>;
+    /// Entries of `[start, end)` in order, without holes, until `bytes_max` is passed; at least the first.
+    fn read(&self, start: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>>;
+    /// About how much disk it takes.
+    fn bytes(&self) -> u64;
+}
+
+/// The log in `RocksDB`: WAL on, one sync a write.
+pub struct RocksLogDisk {
+    db: DB,
+    failed: AtomicBool,
+}
+
+impl RocksLogDisk {
+    /// Opens or creates the log in `path`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        // Entries are written once, read back from the in-memory tail, and purged in order: little memory,
+        // no compression, few files.
+        options.set_write_buffer_size(16 << 20);
+        options.set_max_write_buffer_number(3);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_max_background_jobs(2);
+        options.set_max_total_wal_size(64 << 20);
+        options.set_keep_log_file_num(4);
+        options.set_max_open_files(256);
+        let db = DB::open(&options, path).map_err(|error| open_error(path, &error))?;
+        let disk = Self { db, failed: AtomicBool::new(false) };
+        disk.check_layout()?;
+        Ok(disk)
+    }
+
+    fn check_layout(&self) -> io::Result<()> {
+        match self.get(FORMAT)?.as_deref() {
+            Some([LAYOUT]) => Ok(()),
+            Some([newer]) if *newer > LAYOUT => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the log has layout {newer}, this program knows {LAYOUT}; start it with a newer program"),
+            )),
+            Some(_) => Err(damaged("its format note")),
+            None => {
+                let mut options = WriteOptions::default();
+                options.set_sync(true);
+                self.db.put_opt(FORMAT, [LAYOUT], &options).map_err(io::Error::other)
+            }
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.db.get(key).map_err(io::Error::other)?.map(Bytes::from))
+    }
+
+    fn last(&self) -> io::Result<Option<LogId>> {
+        let mut cursor = self.db.raw_iterator();
+        cursor.seek_for_prev(entry_key(u64::MAX));
+        let found = match cursor.item() {
+            Some((key, value)) if key.first() == Some(&b'e') => {
+                Some(codec::decode_entry(Bytes::copy_from_slice(value))?.log_id)
+            }
+            _ => None,
+        };
+        cursor.status().map_err(io::Error::other)?;
+        Ok(found)
+    }
+
+    fn batch(ops: &[LogOp]) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        for op in ops {
+            match op {
+                LogOp::Append { index, entry } => batch.put(entry_key(*index), entry),
+                LogOp::TruncateFrom(index) => batch.delete_range(entry_key(*index), entry_key(u64::MAX)),
+                LogOp::PurgeThrough(id) => {
+                    batch.delete_range(entry_key(0), entry_key(id.index + 1));
+                    batch.put(PURGED, codec::encode_log_id(id));
+                }
+                LogOp::Vote(vote) => batch.put(VOTE, codec::encode_vote(vote)),
+                LogOp::Committed(id) => batch.put(COMMITTED, codec::encode_log_id(id)),
+            }
+        }
+        batch
+    }
+}
+
+impl LogDisk for RocksLogDisk {
+    fn load(&self) -> io::Result<LogLoad> {
+        let load = LogLoad {
+            vote: self.get(VOTE)?.map(codec::decode_vote).transpose()?,
+            committed: self.get(COMMITTED)?.map(codec::decode_log_id).transpose()?,
+            purged: self.get(PURGED)?.map(codec::decode_log_id).transpose()?,
+            last: self.last()?,
+        };
+        if let Some(last) = load.last {
+            let first = load.purged.map_or(0, |id| id.index + 1);
+            let entries = self.read(first, last.index + 1, 1)?;
+            if entries.first().map(|entry| entry.log_id.index) != Some(first) {
+                return Err(damaged("its beginning"));
+            }
+        }
+        Ok(load)
+    }
+
+    fn write(&self, ops: &[LogOp], sync: bool) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("the log failed before and takes nothing until this member is restarted"));
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        let done = self.db.write_opt(Self::batch(ops), &options).map_err(io::Error::other);
+        if done.is_err() {
+            // What a failed sync left in the page cache is unknown: never try again on it.
+            self.failed.store(true, Ordering::Release);
+            return done;
+        }
+        for op in ops {
+            if let LogOp::PurgeThrough(id) = op {
+                // Whole files go at once; the rest goes with compaction. Failing costs only space.
+                let _ = self.db.delete_file_in_range(entry_key(0), entry_key(id.index));
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, start: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(entry_key(end));
+        options.fill_cache(false);
+        let mut cursor = self.db.raw_iterator_opt(options);
+        cursor.seek(entry_key(start));
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let mut expected = start;
+        while let Some((key, value)) = cursor.item() {
+            if key != entry_key(expected) {
+                return Err(damaged("a hole"));
+            }
+            bytes += value.len() as u64;
+            entries.push(codec::decode_entry(Bytes::copy_from_slice(value))?);
+            expected += 1;
+            if bytes >= bytes_max {
+                break;
+            }
+            cursor.next();
+        }
+        cursor.status().map_err(io::Error::other)?;
+        Ok(entries)
+    }
+
+    fn bytes(&self) -> u64 {
+        let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        property("rocksdb.live-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
+    }
+}
+
+fn entry_key(index: u64) -> [u8; 9] {
+    let mut key = [b'e'; 9];
+    key[1..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the log is damaged ({what}); {WAY_BACK}"))
+}
+
+/// Why the log was not opened, and what to do when its files are not what they were.
+fn open_error(path: &Path, error: &rocksdb::Error) -> io::Error {
+    if error.kind() == ErrorKind::Corruption {
+        return damaged(error.as_ref());
+    }
+    io::Error::other(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::types::{EntryPayload, log_id};
+
+    fn append(term: u64, index: u64) -> LogOp {
+        let entry = Entry { log_id: log_id(term, index), payload: EntryPayload::Blank };
+        LogOp::Append { index, entry: codec::encode_entry(&entry) }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let vote = Vote::new(3, 7);
+        {
+            let disk = RocksLogDisk::open(dir.path()).unwrap();
+            assert_eq!(disk.load().unwrap(), LogLoad::default());
+            disk.write(&[append(1, 0), append(1, 1), append(2, 2), append(2, 3)], true).unwrap();
+            disk.write(&[LogOp::TruncateFrom(2), append(3, 2), LogOp::Vote(vote)], true).unwrap();
+            disk.write(&[LogOp::PurgeThrough(log_id(1, 0)), LogOp::Committed(log_id(1, 1))], true).unwrap();
+        }
+        let disk = RocksLogDisk::open(dir.path()).unwrap();
+        let expected = LogLoad {
+            vote: Some(vote),
+            committed: Some(log_id(1, 1)),
+            purged: Some(log_id(1, 0)),
+            last: Some(log_id(3, 2)),
+        };
+        assert_eq!(disk.load().unwrap(), expected);
+        let ids: Vec<_> = disk.read(1, 9, u64::MAX).unwrap().iter().map(|entry| entry.log_id).collect();
+        assert_eq!(ids, [log_id(1, 1), log_id(3, 2)]);
+        assert_eq!(disk.read(1, 9, 1).unwrap().len(), 1, "at least one, however small the bound");
+        assert!(disk.read(0, 9, 1).is_err(), "what was purged is not passed over in silence");
+    }
+
+    #[test]
+    fn a_hole_at_the_beginning_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RocksLogDisk::open(dir.path()).unwrap();
+        disk.write(&[append(1, 4)], true).unwrap();
+        assert!(disk.load().unwrap_err().to_string().contains("damaged"));
+    }
+}

@@ -1,0 +1,336 @@
+//! Raft's calls to other members: pipelined appends on a kept stream, votes, transfers, snapshots.
+//!
+//! Invariants:
+//! - Answers to appends are in request order, one for each; a call ends when its input has ended and all answers are in.
+//! - A stream is kept for the next call only when nothing is in flight on it and no error was seen.
+//! - Every answer has a deadline: a lost one must not wedge the follower for good.
+//! - A pre-vote that was not answered is an error, never a grant.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use quorate_proto::peer::Frame;
+use quorate_proto::peer::peer_client::PeerClient;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::consensus::links::{Links, Purpose};
+use crate::consensus::rpc_codec as codec;
+use crate::consensus::snapshot_send;
+use crate::consensus::types::{Node, Snapshot, SnapshotDir, TypeConfig, Vote};
+
+type RpcError = RPCError<TypeConfig>;
+type AppendResult = Result<StreamAppendResult<TypeConfig>, RpcError>;
+
+/// Appends on their way to one follower; also the length of the queue before the socket.
+const IN_FLIGHT_MAX: usize = 32;
+/// An append's answer may wait for an fsync under load.
+const ANSWER_TTL_MIN: Duration = Duration::from_secs(2);
+
+/// A transfer of leadership waits for the receiver's log to be flushed.
+const TRANSFER_TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Makes the connections that Raft asks for.
+pub struct NetworkFactory {
+    links: Arc<Links>,
+}
+
+/// Raft's way to one other member.
+pub struct PeerNetwork {
+    links: Arc<Links>,
+    target: u64,
+    address: String,
+    purpose: Purpose,
+    kept: Option<AppendStream>,
+}
+
+/// An open stream of appends.
+struct AppendStream {
+    requests: mpsc::Sender<Frame>,
+    answers: Streaming<Frame>,
+}
+
+impl NetworkFactory {
+    /// Connections come from `links`.
+    pub fn new(links: Arc<Links>) -> Self {
+        Self { links }
+    }
+
+    fn network(&self, target: u64, node: &Node, purpose: Purpose) -> PeerNetwork {
+        let address = node.peer_address.clone();
+        PeerNetwork { links: self.links.clone(), target, address, purpose, kept: None }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> PeerNetwork {
+        self.network(target, node, Purpose::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> PeerNetwork {
+        self.network(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> PeerNetwork {
+        self.network(target, node, Purpose::Snapshot)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotDir;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let input = futures::stream::iter([rpc]);
+        let mut answers = self.stream_append(input, option).await?;
+        let answer = answers.next().await.ok_or_else(|| network("the stream of appends ended without an answer"))?;
+        // The end of the answers puts the stream back.
+        answers.next().await;
+        answer.map(AppendEntriesResponse::from)
+    }
+
+    fn stream_append<S>(
+        &mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'_, Result<BoxStream<'_, AppendResult>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let answer_ttl = match self.purpose {
+                Purpose::Heartbeat => option.hard_ttl(),
+                _ => option.soft_ttl().max(ANSWER_TTL_MIN),
+            };
+            let stream = match self.kept.take() {
+                Some(stream) => stream,
+                None => self.open().await?,
+            };
+            let call = AppendCall { network: self, stream, input: Some(input), due: VecDeque::new(), answer_ttl };
+            Ok(futures::stream::unfold(Some(call), next_answer).boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let answer = self.call(codec::encode_vote_request(&rpc), option.hard_ttl(), async |mut peer, request| {
+            peer.vote(request).await
+        });
+        codec::decode_vote_response(answer.await?).map_err(unreachable)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let answer = self.call(codec::encode_vote_request(&rpc), option.hard_ttl(), async |mut peer, request| {
+            peer.pre_vote(request).await
+        });
+        codec::decode_vote_response(answer.await?).map_err(unreachable)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sent = snapshot_send::send(&self.links, self.target, &self.address, vote, snapshot);
+        tokio::select! {
+            sent = sent => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                // Anything is said to be the other side's, so that Raft backs off: a storage error would end the leader.
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::from_string(error))),
+            },
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        // The receiver first waits until its log is flushed; giving up would make it forget the request.
+        let ttl = option.hard_ttl().max(TRANSFER_TTL_MIN);
+        let answer = self
+            .call(codec::encode_transfer(&request), ttl, async |mut peer, request| peer.transfer_leader(request).await);
+        codec::decode_transferred(answer.await?).map_err(unreachable)
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        // A refused connection costs little; a member that is back should hear from its leader soon.
+        Some(Backoff::new([50, 100].into_iter().chain(std::iter::repeat(200)).map(Duration::from_millis)))
+    }
+}
+
+impl PeerNetwork {
+    async fn call(
+        &self,
+        body: bytes::Bytes,
+        ttl: Duration,
+        call: impl AsyncFnOnce(PeerClient<Channel>, Request<Frame>) -> Result<Response<Frame>, Status>,
+    ) -> Result<bytes::Bytes, RpcError> {
+        let peer = self.links.peer(self.target, &self.address, self.purpose).map_err(unreachable)?;
+        let request = self.links.local().mark(self.target, Frame { body }).map_err(unreachable)?;
+        match tokio::time::timeout(ttl, call(peer, request)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().body),
+            Ok(Err(status)) => {
+                self.links.local().heed(&status);
+                Err(unreachable(status.message()))
+            }
+            Err(_) => Err(unreachable(format!("no answer within {} ms", ttl.as_millis()))),
+        }
+    }
+
+    async fn open(&self) -> Result<AppendStream, RpcError> {
+        let mut peer = self.links.peer(self.target, &self.address, self.purpose).map_err(unreachable)?;
+        let (requests, queue) = mpsc::channel(IN_FLIGHT_MAX);
+        let request = self.links.local().mark(self.target, ReceiverStream::new(queue)).map_err(unreachable)?;
+        let ttl = self.links.timing().election_max;
+        match tokio::time::timeout(ttl, peer.append(request)).await {
+            Ok(Ok(answers)) => Ok(AppendStream { requests, answers: answers.into_inner() }),
+            Ok(Err(status)) => {
+                self.links.local().heed(&status);
+                Err(unreachable(status.message()))
+            }
+            Err(_) => Err(unreachable(format!("no stream of appends within {} ms", ttl.as_millis()))),
+        }
+    }
+}
+
+/// One call of `stream_append`.
+struct AppendCall<'s, S> {
+    network: &'s mut PeerNetwork,
+    stream: AppendStream,
+    /// `None` when it has ended.
+    input: Option<S>,
+    /// When each answer that is awaited must be in.
+    due: VecDeque<Instant>,
+    answer_ttl: Duration,
+}
+
+/// What happens next in a call.
+enum Step {
+    Answer(Result<Option<Frame>, Status>),
+    Late,
+    Request(Option<AppendEntriesRequest<TypeConfig>>),
+}
+
+/// The next answer, and the call if it goes on.
+async fn next_answer<S>(call: Option<AppendCall<'_, S>>) -> Option<(AppendResult, Option<AppendCall<'_, S>>)>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    let mut call = call?;
+    loop {
+        if call.input.is_none() && call.due.is_empty() {
+            call.network.kept = Some(call.stream);
+            return None;
+        }
+        match call.step().await {
+            Step::Answer(answer) => {
+                let answer = call.answer(answer);
+                let goes_on = matches!(answer, Ok(Ok(_)));
+                return Some((answer, goes_on.then_some(call)));
+            }
+            Step::Late => {
+                let error = network(format!("no answer to an append within {} ms", call.answer_ttl.as_millis()));
+                return Some((Err(error), None));
+            }
+            Step::Request(None) => call.input = None,
+            Step::Request(Some(request)) => {
+                let frame = Frame { body: codec::encode_append(&request) };
+                // The queue is as long as what may be in flight, so it is full only when the stream is dead.
+                if call.stream.requests.try_send(frame).is_err() {
+                    return Some((Err(network("the stream of appends has ended")), None));
+                }
+                call.due.push_back(Instant::now() + call.answer_ttl);
+            }
+        }
+    }
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, S> {
+    /// Answers first; more requests only while few are in flight.
+    async fn step(&mut self) -> Step {
+        let due = self.due.front().copied();
+        let may_send = self.due.len() < IN_FLIGHT_MAX;
+        let (answers, input) = (&mut self.stream.answers, &mut self.input);
+        let request = async {
+            match input {
+                Some(input) if may_send => input.next().await,
+                _ => std::future::pending().await,
+            }
+        };
+        let late = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answers.message() => Step::Answer(answer),
+            request = request => Step::Request(request),
+            () = late => Step::Late,
+        }
+    }
+
+    fn answer(&mut self, answer: Result<Option<Frame>, Status>) -> AppendResult {
+        match answer {
+            // Trying again at once cannot help when the two sides do not understand each other.
+            Ok(Some(frame)) if self.due.pop_front().is_some() => {
+                codec::decode_appended(frame.body).map_err(unreachable)
+            }
+            Ok(Some(_)) => Err(network("an answer to no append")),
+            Ok(None) => Err(network("the other side ended the stream of appends")),
+            Err(status) => {
+                self.network.links.local().heed(&status);
+                match status.code() {
+                    Code::InvalidArgument => Err(unreachable(status.message())),
+                    _ => Err(network(status.message())),
+                }
+            }
+        }
+    }
+}
+
+/// An error after which Raft tries again at once.
+fn network(what: impl ToString) -> RpcError {
+    RPCError::Network(NetworkError::from_string(what))
+}
+
+/// An error after which Raft waits before it tries again.
+fn unreachable(what: impl ToString) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(what))
+}
+
+#[cfg(test)]
+#[path = "network/tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! The stream of appends against a peer that answers, is slow, is silent, refuses, or goes away.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use openraft::raft::StreamAppendError;
+use parking_lot::Mutex;
+use quorate_proto::peer::peer_server::{Peer, PeerServer};
+use quorate_proto::peer::{
+    DigestsRequest, DigestsResponse, ForwardRequest, ForwardResponse, HelloRequest, HelloResponse,
+};
+use quorate_proto::{ClusterId, MemberId};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+
+use super::*;
+use crate::config::Timing;
+use crate::consensus::links::{LocalMember, removal};
+use crate::consensus::types::log_id;
+
+/// What the peer does with appends.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// Answers each.
+    Answers,
+    /// Answers when so many have arrived.
+    Collects(usize),
+    /// Never.
+    Silent,
+    /// Says that something conflicts.
+    Conflicts,
+    /// Ends the stream after one answer.
+    Leaves,
+    /// Refuses the stream.
+    Removed,
+}
+
+struct FakePeer {
+    manner: Arc<Mutex<Manner>>,
+    streams: Arc<AtomicUsize>,
+}
+
+struct Test {
+    network: PeerNetwork,
+    manner: Arc<Mutex<Manner>>,
+    streams: Arc<AtomicUsize>,
+}
+
+async fn test(manner: Manner) -> Test {
+    let (manner, streams) = (Arc::new(Mutex::new(manner)), Arc::new(AtomicUsize::new(0)));
+    let fake = FakePeer { manner: manner.clone(), streams: streams.clone() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tonic::transport::Server::builder().add_service(PeerServer::new(fake));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let local = LocalMember::new(MemberId::new(1).unwrap(), "one".into(), String::new(), ClusterId::new(7));
+    let links = Arc::new(Links::new(Arc::new(local), Timing::default()));
+    let network = PeerNetwork { links, target: 2, address, purpose: Purpose::Append, kept: None };
+    Test { network, manner, streams }
+}
+
+fn append(index: u64) -> AppendEntriesRequest<TypeConfig> {
+    let vote = Vote::new(1, 1);
+    AppendEntriesRequest { vote, prev_log_id: Some(log_id(1, index)), entries: vec![], leader_commit: None }
+}
+
+fn option() -> RPCOption {
+    RPCOption::new(Duration::from_millis(75))
+}
+
+impl Test {
+    async fn call(&mut self, indexes: std::ops::Range<u64>) -> Vec<AppendResult> {
+        let input = futures::stream::iter(indexes.map(append));
+        match self.network.stream_append(input, option()).await {
+            Ok(answers) => answers.collect().await,
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+}
+
+fn indexes(answers: Vec<AppendResult>) -> Vec<u64> {
+    answers.into_iter().map(|answer| answer.unwrap().unwrap().unwrap().index).collect()
+}
+
+#[tokio::test]
+async fn calls_share_a_stream_and_answers_are_in_order() {
+    let mut test = test(Manner::Answers).await;
+    for round in 0..5 {
+        assert_eq!(indexes(test.call(round..round + 3).await), (round..round + 3).collect::<Vec<_>>());
+    }
+    assert_eq!(test.streams(), 1);
+    // As heartbeats do it: one request, one answer, then the end.
+    let answer = test.network.append_entries(append(9), option()).await.unwrap();
+    assert!(answer.is_success());
+    test.call(0..1).await;
+    assert_eq!(test.streams(), 1);
+}
+
+#[tokio::test]
+async fn requests_go_out_while_earlier_ones_are_unanswered() {
+    let mut test = test(Manner::Collects(IN_FLIGHT_MAX)).await;
+    let all = 3 * IN_FLIGHT_MAX as u64;
+    assert_eq!(indexes(test.call(0..all).await), (0..all).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_leaves_no_answers_to_the_next() {
+    let mut test = test(Manner::Silent).await;
+    let gave_up = tokio::time::timeout(Duration::from_millis(50), test.call(0..1)).await;
+    assert!(gave_up.is_err());
+    *test.manner.lock() = Manner::Answers;
+    assert_eq!(indexes(test.call(5..6).await), [5]);
+    assert_eq!(test.streams(), 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_wedge_the_follower() {
+    let mut test = test(Manner::Silent).await;
+    let began = Instant::now();
+    let answers = test.call(0..2).await;
+    assert!(matches!(answers[..], [Err(RPCError::Network(_))]), "{answers:?}");
+    assert!(began.elapsed() >= ANSWER_TTL_MIN && began.elapsed() < ANSWER_TTL_MIN * 2, "{:?}", began.elapsed());
+    *test.manner.lock() = Manner::Answers;
+    assert_eq!(indexes(test.call(0..2).await), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_conflict_ends_the_call_and_the_stream() {
+    let mut test = test(Manner::Conflicts).await;
+    let answers = test.call(4..9).await;
+    assert!(matches!(&answers[..], [Ok(Err(StreamAppendError::Conflict(at)))] if at.index == 4), "{answers:?}");
+    *test.manner.lock() = Manner::Answers;
+    assert_eq!(indexes(test.call(2..4).await), [2, 3]);
+    assert_eq!(test.streams(), 2);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_is_an_error_that_is_tried_again_at_once() {
+    let mut test = test(Manner::Leaves).await;
+    let answers = test.call(0..3).await;
+    assert!(matches!(answers[..], [Ok(Ok(_)), Err(RPCError::Network(_))]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn nobody_there_is_an_error_with_a_pause_and_never_a_vote() {
+    let mut test = test(Manner::Answers).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    test.network.address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    assert!(matches!(test.call(0..1).await[..], [Err(RPCError::Unreachable(_))]));
+    let vote = VoteRequest::new(Vote::new(2, 1), None);
+    assert!(matches!(test.network.pre_vote(vote.clone(), option()).await, Err(RPCError::Unreachable(_))));
+    assert!(matches!(test.network.vote(vote, option()).await, Err(RPCError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn a_removed_member_is_told_by_any_refusal() {
+    let mut test = test(Manner::Removed).await;
+    let removed = test.network.links.local().removed();
+    assert!(matches!(test.call(0..1).await[..], [Err(RPCError::Unreachable(_))]));
+    assert!(*removed.borrow());
+}
+
+#[tonic::async_trait]
+impl Peer for FakePeer {
+    type AppendStream = BoxStream<'static, Result<Frame, Status>>;
+    type ForwardStream = BoxStream<'static, Result<ForwardResponse, Status>>;
+
+    async fn append(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::AppendStream>, Status> {
+        self.streams.fetch_add(1, Ordering::SeqCst);
+        let manner = *self.manner.lock();
+        if let Manner::Removed = manner {
+            return Err(removal(MemberId::new(1).unwrap()));
+        }
+        let frames = request.into_inner();
+        let answers =
+            futures::stream::unfold((frames, VecDeque::new(), false), move |(mut frames, mut due, ended)| async move {
+                let wanted = if let Manner::Collects(wanted) = manner { wanted } else { 1 };
+                if ended {
+                    return None;
+                }
+                if due.is_empty() {
+                    while due.len() < wanted {
+                        let request = codec::decode_append(frames.message().await.ok()??.body).unwrap();
+                        due.push_back(request.prev_log_id);
+                    }
+                }
+                let at: Option<crate::consensus::types::LogId> = due.pop_front()?;
+                let answer = match manner {
+                    Manner::Silent => std::future::pending().await,
+                    Manner::Conflicts => Err(StreamAppendError::Conflict(at.unwrap())),
+                    _ => Ok(at),
+                };
+                let ended = matches!(manner, Manner::Conflicts | Manner::Leaves);
+                Some((Ok(Frame { body: codec::encode_appended(&answer) }), (frames, due, ended)))
+            });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn vote(&self, _: Request<Frame>) -> Result<Response<Frame>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn pre_vote(&self, _: Request<Frame>) -> Result<Response<Frame>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn transfer_leader(&self, _: Request<Frame>) -> Result<Response<Frame>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn snapshot_offer(&self, _: Request<Frame>) -> Result<Response<Frame>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn snapshot_send(&self, _: Request<Streaming<Frame>>) -> Result<Response<Frame>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn digests(&self, _: Request<DigestsRequest>) -> Result<Response<DigestsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn forward(&self, _: Request<Streaming<ForwardRequest>>) -> Result<Response<Self::ForwardStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}

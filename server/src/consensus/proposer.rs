@@ -1,0 +1,332 @@
+//! Packs waiting commands into one log entry after another: one entry, one sync, one round and one apply for
+//! hundreds of callers.
+//!
+//! Invariants:
+//! - One entry is in flight at this leader; the next fills meanwhile. No timers: before sealing, the task yields a
+//!   few times so that ready sockets can join.
+//! - A command is either claimed by the proposer, then its fate is the entry's, or by its caller (gone, or past its
+//!   deadline), then it is never proposed. So "not proposed" can be said for certain.
+//! - What cannot be read is refused before it is queued: an entry that apply cannot read would stop every member.
+//! - A batch belongs to one term: stamped while leading in it, refused before append when another has begun.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use quorate_proto::MemberId;
+use quorate_state::codec::{decode_envelope, encode_batch};
+use quorate_state::command::Command;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::consensus::disk_watch::{DiskSpace, grows};
+use crate::consensus::peers::Peers;
+use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
+use crate::consensus::{Leadership, Proposed};
+use crate::error::{ConsensusError, Happened};
+use crate::tasks::Tasks;
+
+/// Commands of one batch.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Bytes of one batch; a single larger command goes alone.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Encoded bytes of one command.
+pub const COMMAND_BYTES_MAX: usize = 17 << 20;
+/// Commands waiting.
+const QUEUE_COMMANDS_MAX: usize = 8192;
+/// Bytes waiting.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// How often the task yields before it seals a batch.
+const YIELDS: usize = 3;
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Hands commands to the proposer. Cheap to clone.
+#[derive(Clone)]
+pub struct ProposerHandle {
+    queue: mpsc::Sender<Waiting>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+/// The task.
+pub struct Proposer {
+    queue: mpsc::Receiver<Waiting>,
+    queued_bytes: Arc<AtomicUsize>,
+    /// Taken from the queue, but did not fit into the last batch.
+    over: VecDeque<Waiting>,
+    context: ProposerContext,
+}
+
+/// What the task works with.
+pub struct ProposerContext {
+    /// This member.
+    pub id: MemberId,
+    /// Where entries go.
+    pub raft: Raft,
+    /// Whether it leads.
+    pub leadership: watch::Receiver<Leadership>,
+    /// Space here.
+    pub disk: Arc<DiskSpace>,
+    /// Space elsewhere.
+    pub peers: Arc<dyn Peers>,
+}
+
+type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
+
+struct Waiting {
+    envelope: Bytes,
+    /// Whether it may make the store larger.
+    grows: bool,
+    term: Option<u64>,
+    claimed: Arc<AtomicBool>,
+    answer: Answer,
+}
+
+/// The caller's side of a waiting command: dropping it withdraws the command if it was not packed yet.
+struct Caller(Arc<AtomicBool>);
+
+impl Caller {
+    /// Whether the command was withdrawn in time.
+    fn withdraw(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+impl ProposerHandle {
+    /// The handle and its task.
+    pub fn new(context: ProposerContext) -> (Self, Proposer) {
+        let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let proposer = Proposer { queue, queued_bytes: queued_bytes.clone(), over: VecDeque::new(), context };
+        (Self { queue: sender, queued_bytes }, proposer)
+    }
+
+    /// Proposes at this member, which must lead (in `term`, if given). Safe to cancel: a command that was not packed
+    /// yet is not proposed.
+    pub async fn propose(
+        &self,
+        envelope: Bytes,
+        term: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Proposed, ConsensusError> {
+        let bytes = envelope.len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ConsensusError::TooLarge { bytes, bytes_max: COMMAND_BYTES_MAX });
+        }
+        let grows = grows(&readable(&envelope)?);
+        let caller = Caller(Arc::new(AtomicBool::new(false)));
+        let (answer, answered) = oneshot::channel();
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > QUEUE_BYTES_MAX {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(overloaded());
+        }
+        let waiting = Waiting { envelope, grows, term, claimed: caller.0.clone(), answer };
+        if let Err(error) = self.queue.try_send(waiting) {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(match error {
+                mpsc::error::TrySendError::Full(_) => overloaded(),
+                mpsc::error::TrySendError::Closed(_) => ConsensusError::ShuttingDown,
+            });
+        }
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) if caller.withdraw() => Err(ConsensusError::ShuttingDown),
+            Ok(Err(_)) => {
+                Err(ConsensusError::MemberFailed { reason: "it is stopping".to_owned(), happened: Happened::Unknown })
+            }
+            Err(_) => {
+                let happened = if caller.withdraw() { Happened::No } else { Happened::Unknown };
+                Err(ConsensusError::Deadline { waiting_for: "the write to be committed", happened })
+            }
+        }
+    }
+}
+
+fn overloaded() -> ConsensusError {
+    ConsensusError::Overloaded { queue: "the queue of writes", retry_after: RETRY_AFTER }
+}
+
+impl Proposer {
+    /// Works until the member stops.
+    pub async fn run(mut self, tasks: Tasks) -> Result<(), std::convert::Infallible> {
+        loop {
+            let first = if let Some(first) = self.over.pop_front() {
+                first
+            } else {
+                tokio::select! {
+                    biased;
+                    first = self.queue.recv() => match first { Some(first) => first, None => return Ok(()) },
+                    () = tasks.stopped() => return Ok(()),
+                }
+            };
+            let batch = self.fill(first).await;
+            self.propose(batch).await;
+        }
+    }
+
+    async fn fill(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut bytes = first.envelope.len();
+        let mut batch = vec![first];
+        for round in 0..=YIELDS {
+            while batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+                let Some(next) = self.over.pop_front().or_else(|| self.queue.try_recv().ok()) else { break };
+                if bytes + next.envelope.len() > BATCH_BYTES_MAX {
+                    self.over.push_front(next);
+                    return batch;
+                }
+                bytes += next.envelope.len();
+                batch.push(next);
+            }
+            if round < YIELDS && batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+                tokio::task::yield_now().await;
+            }
+        }
+        batch
+    }
+
+    async fn propose(&mut self, batch: Vec<Waiting>) {
+        let (term, envelopes, answers) = self.seal(batch);
+        if envelopes.is_empty() {
+            return;
+        }
+        let stamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        let data = EncodedBatch(encode_batch(i64::try_from(stamp_ms).unwrap_or(i64::MAX), &envelopes));
+        drop(envelopes);
+        let (responder, answered) = ProgressResponder::complete_only();
+        let sent = self.context.raft.write(data).responder(responder).with_leader(term).await;
+        let result: Result<ClientWriteResult<TypeConfig>, _> = match sent {
+            Ok(()) => answered.await.map_err(|_| "it lost track of the write".to_owned()),
+            Err(fatal) => Err(fatal.to_string()),
+        };
+        answer(term, result, answers);
+    }
+
+    /// Claims what may be proposed now; refuses the rest.
+    fn seal(&mut self, batch: Vec<Waiting>) -> (u64, Vec<Bytes>, Vec<Answer>) {
+        let leadership = *self.context.leadership.borrow();
+        let short = self.short_member();
+        let mut envelopes = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut leading = 0;
+        for waiting in batch {
+            self.queued_bytes.fetch_sub(waiting.envelope.len(), Ordering::Relaxed);
+            if waiting.claimed.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let refusal = match leadership {
+                Leadership::Leading { term } if waiting.term.is_none_or(|wanted| wanted == term) => {
+                    leading = term;
+                    short.filter(|_| waiting.grows).map(|member| ConsensusError::DiskSpace { member })
+                }
+                Leadership::Leading { .. } | Leadership::Following { .. } => Some(not_leading()),
+            };
+            if let Some(refusal) = refusal {
+                let _ = waiting.answer.send(Err(refusal));
+            } else {
+                envelopes.push(waiting.envelope);
+                answers.push(waiting.answer);
+            }
+        }
+        (leading, envelopes, answers)
+    }
+
+    fn short_member(&self) -> Option<MemberId> {
+        let membership = {
+            let metrics = self.context.raft.server_metrics();
+            metrics.borrow_watched().membership_config.clone()
+        };
+        self.context.disk.short_member(self.context.id, membership.membership(), self.context.peers.as_ref())
+    }
+}
+
+/// What is in an envelope that may have come from another member. One that cannot be read must never be packed: apply
+/// could not pass over it, and every member would stop at it.
+fn readable(envelope: &Bytes) -> Result<Command, ConsensusError> {
+    match decode_envelope(envelope) {
+        Ok(envelope) => Ok(envelope.command),
+        Err(error) => Err(ConsensusError::MemberFailed {
+            reason: format!("it leads and cannot read the command ({error}); does it run an older program?"),
+            happened: Happened::No,
+        }),
+    }
+}
+
+fn not_leading() -> ConsensusError {
+    ConsensusError::NoQuorum { reason: "this member does not lead".to_owned(), happened: Happened::No }
+}
+
+/// Hands out what became of an entry.
+fn answer(term: u64, result: Result<ClientWriteResult<TypeConfig>, String>, answers: Vec<Answer>) {
+    let error = match result {
+        Ok(Ok(done)) if done.data.outcomes.len() == answers.len() => {
+            let log_index = done.log_id.index;
+            for (answer, outcome) in answers.into_iter().zip(done.data.outcomes) {
+                // The caller may be gone.
+                let _ = answer.send(Ok(Proposed { outcome, log_index, term }));
+            }
+            return;
+        }
+        Ok(Ok(_)) => failed("apply gave another number of outcomes than there were commands".to_owned()),
+        Ok(Err(ClientWriteError::ForwardToLeader(refused))) => ConsensusError::NoQuorum {
+            reason: match refused.reason {
+                ForwardReason::NotLeader => "this member does not lead",
+                ForwardReason::LeadershipTransfer => "leadership is being handed over",
+                ForwardReason::LeaseExpired => "the leader has lost contact with the quorum",
+            }
+            .to_owned(),
+            happened: Happened::No,
+        },
+        Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => ConsensusError::NoQuorum {
+            reason: "leadership changed while the write was under way".to_owned(),
+            happened: Happened::Unknown,
+        },
+        Ok(Err(other)) => failed(other.to_string()),
+        Err(reason) => failed(reason),
+    };
+    for answer in answers {
+        let _ = answer.send(Err(error.clone()));
+    }
+}
+
+fn failed(reason: String) -> ConsensusError {
+    ConsensusError::MemberFailed { reason, happened: Happened::Unknown }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::Key;
+    use quorate_state::codec::encode_envelope;
+    use quorate_state::command::{Delete, Envelope, Expect, Principal, Span};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_refused_before_it_can_reach_the_log() {
+        let key = Key::new("k").unwrap();
+        let delete = Delete {
+            span: Span::Key(key),
+            expect: Expect::Anything,
+            must_be_empty: false,
+            return_previous: false,
+            limit: None,
+        };
+        let envelope = Envelope { request: None, principal: Principal::default(), command: Command::Delete(delete) };
+        let encoded = encode_envelope(&envelope);
+        assert_eq!(readable(&encoded).unwrap(), envelope.command);
+        for cut in 0..encoded.len() {
+            let error = readable(&encoded.slice(..cut)).unwrap_err();
+            assert_eq!(error.happened(), Happened::No, "{error}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the handle on consensus tells about the member and the cluster.
+//!
+//! Invariants:
+//! - openraft's metrics are borrowed for a few lines only: its core waits for whoever holds them.
+//! - A leader is named only while it is heard of: openraft itself goes on naming one that is dead until another is
+//!   elected, and a leader that has lost its quorum goes on naming itself.
+
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use quorate_proto::MemberId;
+use tokio::time::Instant;
+
+use crate::consensus::handle::Consensus;
+use crate::consensus::types::Membership;
+use crate::consensus::{ConsensusStatus, Leadership, Member};
+
+/// Election timeouts without a word after which no leader is named any more.
+const SILENT_ELECTIONS: u32 = 3;
+
+impl Consensus {
+    /// What this member knows of consensus now.
+    pub fn status(&self) -> ConsensusStatus {
+        let metrics = self.parts.raft.metrics();
+        let now = metrics.borrow_watched().clone();
+        let index = |id: Option<crate::consensus::types::LogId>| id.map_or(0, |id| id.index);
+        ConsensusStatus {
+            term: now.current_term,
+            leader: now.current_leader.and_then(MemberId::new).filter(|_| self.hears_leader()),
+            applied_index: index(now.last_applied),
+            committed_index: index(now.local_committed),
+            last_log_index: now.last_log_index.unwrap_or(0),
+            members: members(now.membership_config.membership()),
+            log_bytes: self.parts.log.live_bytes(),
+        }
+    }
+
+    /// The current term; cheaper than all of [`Consensus::status`].
+    pub fn term(&self) -> u64 {
+        self.parts.raft.metrics().borrow_watched().current_term
+    }
+
+    /// When the leader was last heard of (a follower), or last confirmed by a quorum (a leader).
+    pub fn leader_contact(&self) -> Option<Instant> {
+        if !matches!(*self.parts.leadership.borrow(), Leadership::Leading { .. }) {
+            return *self.parts.heard_leader.lock();
+        }
+        let metrics = self.parts.raft.metrics();
+        let (acked, alone) = {
+            let now = metrics.borrow_watched();
+            (now.last_quorum_acked, now.membership_config.voter_ids().count() == 1)
+        };
+        if alone { Some(Instant::now()) } else { acked.and_then(|acked| Instant::now().checked_sub(acked.elapsed())) }
+    }
+
+    /// Whether a leader with a quorum was heard of lately. One that has just been elected counts as heard of.
+    fn hears_leader(&self) -> bool {
+        let silence = Duration::from_millis(self.parts.raft.config().election_timeout_max) * SILENT_ELECTIONS;
+        match self.leader_contact() {
+            Some(at) => at.elapsed() < silence,
+            None => matches!(*self.parts.leadership.borrow(), Leadership::Leading { .. }),
+        }
+    }
+
+    /// Whoever receives the leader's messages says so here, for `leader_contact`.
+    pub fn note_leader_contact(&self) {
+        *self.parts.heard_leader.lock() = Some(Instant::now());
+    }
+
+    /// Whether the log has anything: a vote or an entry.
+    pub fn is_initialised(&self) -> bool {
+        self.parts.log.is_initialised()
+    }
+}
+
+/// All members of a membership.
+pub fn members(membership: &Membership) -> Vec<Member> {
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let member = |(id, node): (&u64, &crate::consensus::types::Node)| {
+        Some(Member {
+            id: MemberId::new(*id)?,
+            name: node.name.clone(),
+            peer_address: node.peer_address.clone(),
+            client_address: node.client_address.clone(),
+            learner: !voters.contains(id),
+        })
+    };
+    membership.nodes().filter_map(member).collect()
+}
