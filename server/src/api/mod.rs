@@ -1,0 +1,22 @@
+//! The doors: what clients speak to. Each door decodes, validates, and translates to commands and reads.
+//!
+//! Invariants:
+//! - What depends on nothing but the request is checked here, before anything is proposed; inside it is trusted.
+//! - Every request has a deadline, and nothing is begun after it.
+//! - Every refusal says whether the write has happened.
+
+mod convert;
+mod cursor;
+mod deadline;
+mod errors;
+mod health;
+mod limits;
+pub mod native;
+mod request_ids;
+mod rooms;
+mod validate;
+mod validate_txn;
+
+pub use errors::Refusal;
+pub use health::watch_contact;
+pub use rooms::{Identity, Rooms};

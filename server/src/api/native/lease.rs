@@ -1,0 +1,183 @@
+//! `Lease`: grant, revoke, keep alive, ask.
+//!
+//! Invariants:
+//! - A keep-alive is passed on as it came: the leader's clock decides, after a quorum round that began after it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use quorate_proto::v1;
+use quorate_proto::v1::lease_server::Lease;
+use quorate_proto::{LeaseId, Revision};
+use quorate_state::command::{Command, LeaseEnd};
+use quorate_state::outcome::Done;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::api::errors::Refusal;
+use crate::api::limits::{DEADLINE_DEFAULT, KEEP_ALIVES_MAX, LEASE_KEYS_MAX, LEASES_MAX};
+use crate::api::rooms::{Rooms, Weight, odd};
+use crate::api::{convert, deadline, validate};
+
+/// The service.
+pub struct LeaseDoor(pub Arc<Rooms>);
+
+async fn grant(rooms: &Rooms, request: v1::GrantRequest, deadline: Instant) -> Result<v1::GrantResponse, Refusal> {
+    let id = validate::request_id(request.id.as_ref())?;
+    let ttl_ms = validate::ttl(request.ttl_ms)?;
+    let lease = LeaseId::new(request.lease_id).unwrap_or_else(validate::mint_lease);
+    let written = rooms.write(id, Command::LeaseGrant { lease, ttl_ms }, deadline).await?;
+    match written.done {
+        Done::LeaseGrant { lease, ttl_ms } => Ok(v1::GrantResponse {
+            header: Some(written.header),
+            lease_id: lease.get(),
+            ttl_ms,
+            log_index: written.log_index,
+        }),
+        done => Err(odd(&done)),
+    }
+}
+
+async fn revoke(rooms: &Rooms, request: v1::RevokeRequest, deadline: Instant) -> Result<v1::RevokeResponse, Refusal> {
+    let id = validate::request_id(request.id.as_ref())?;
+    let leases = vec![validate::lease(request.lease_id)?];
+    let written = rooms.write(id, Command::LeaseRevoke { leases, cause: LeaseEnd::Asked }, deadline).await?;
+    match written.done {
+        Done::LeaseRevoke { deleted } => Ok(v1::RevokeResponse {
+            header: Some(written.header),
+            deleted: convert::count(deleted),
+            log_index: written.log_index,
+        }),
+        done => Err(odd(&done)),
+    }
+}
+
+async fn time_to_live(
+    rooms: &Rooms,
+    request: v1::TimeToLiveRequest,
+    deadline: Instant,
+) -> Result<v1::TimeToLiveResponse, Refusal> {
+    let lease = validate::lease(request.lease_id)?;
+    let (granted_ttl_ms, remaining_ms) =
+        rooms.consensus.time_to_live(lease, deadline).await.map_err(|error| rooms.explain(error))?;
+    let mut revision = rooms.hub.revision();
+    let mut keys = Vec::new();
+    if request.with_keys {
+        rooms.fresh(None, deadline).await?;
+        let read =
+            rooms.read(Weight::Heavy, move |view| Ok((view.lease_keys(lease, LEASE_KEYS_MAX)?, view.revision())));
+        let (found, at) = read.await?;
+        keys = found.into_iter().map(quorate_proto::Key::into_bytes).collect();
+        revision = at;
+    }
+    let header = Some(rooms.header(revision));
+    Ok(v1::TimeToLiveResponse { header, lease_id: lease.get(), granted_ttl_ms, remaining_ms, keys })
+}
+
+async fn list_leases(rooms: &Rooms, deadline: Instant) -> Result<v1::ListLeasesResponse, Refusal> {
+    rooms.fresh(None, deadline).await?;
+    let read = rooms.read(Weight::Heavy, |view| Ok((view.leases(None, LEASES_MAX)?, view.revision())));
+    let (leases, revision) = read.await?;
+    let lease_ids = leases.into_iter().map(|(lease, _)| lease.get()).collect();
+    Ok(v1::ListLeasesResponse { header: Some(rooms.header(revision)), lease_ids })
+}
+
+async fn keep_alive(rooms: Arc<Rooms>, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Refusal> {
+    let lease = validate::lease(request.lease_id)?;
+    let renewed = rooms.consensus.keep_alive(lease, deadline::after(DEADLINE_DEFAULT)).await;
+    let ttl_ms = renewed.map_err(|error| rooms.explain(error))?;
+    let revision: Revision = rooms.hub.revision();
+    Ok(v1::KeepAliveResponse { header: Some(rooms.header(revision)), lease_id: lease.get(), ttl_ms })
+}
+
+/// The keep-alives of one stream. An error ends it: the client goes on at another member.
+struct KeepAlives {
+    rooms: Arc<Rooms>,
+    requests: Option<Streaming<v1::KeepAliveRequest>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Result<v1::KeepAliveResponse, Refusal>>>,
+}
+
+impl KeepAlives {
+    async fn next(&mut self) -> Option<Result<v1::KeepAliveResponse, Status>> {
+        let rooms = Arc::clone(&self.rooms);
+        loop {
+            let room = self.requests.is_some() && self.under_way.len() < KEEP_ALIVES_MAX;
+            tokio::select! {
+                biased;
+                Some(answer) = self.under_way.next(), if !self.under_way.is_empty() => {
+                    return Some(answer.map_err(Status::from));
+                }
+                message = next_request(&mut self.requests), if room => match message {
+                    Ok(Some(request)) => self.under_way.push(keep_alive(Arc::clone(&self.rooms), request).boxed()),
+                    Ok(None) => self.requests = None,
+                    Err(status) => return Some(Err(status)),
+                },
+                () = rooms.closing(), if self.requests.is_some() => {
+                    return Some(Err(Refusal::shutting_down().into()));
+                }
+                else => return None,
+            }
+        }
+    }
+}
+
+async fn next_request(
+    requests: &mut Option<Streaming<v1::KeepAliveRequest>>,
+) -> Result<Option<v1::KeepAliveRequest>, Status> {
+    match requests {
+        Some(requests) => requests.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for LeaseDoor {
+    type KeepAliveStream = Pin<Box<dyn Stream<Item = Result<v1::KeepAliveResponse, Status>> + Send>>;
+
+    async fn grant(&self, request: Request<v1::GrantRequest>) -> Result<Response<v1::GrantResponse>, Status> {
+        let deadline = deadline::of_request(request.metadata())?;
+        Ok(Response::new(grant(&self.0, request.into_inner(), deadline).await?))
+    }
+
+    async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        let deadline = deadline::of_request(request.metadata())?;
+        Ok(Response::new(revoke(&self.0, request.into_inner(), deadline).await?))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let alive = KeepAlives {
+            rooms: Arc::clone(&self.0),
+            requests: Some(request.into_inner()),
+            under_way: FuturesUnordered::new(),
+        };
+        let answers = futures::stream::unfold(Some(alive), |alive| async move {
+            let mut alive = alive?;
+            let answer = alive.next().await?;
+            let alive = answer.is_ok().then_some(alive);
+            Some((answer, alive))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn time_to_live(
+        &self,
+        request: Request<v1::TimeToLiveRequest>,
+    ) -> Result<Response<v1::TimeToLiveResponse>, Status> {
+        let deadline = deadline::of_request(request.metadata())?;
+        Ok(Response::new(time_to_live(&self.0, request.into_inner(), deadline).await?))
+    }
+
+    async fn list_leases(
+        &self,
+        request: Request<v1::ListLeasesRequest>,
+    ) -> Result<Response<v1::ListLeasesResponse>, Status> {
+        let deadline = deadline::of_request(request.metadata())?;
+        Ok(Response::new(list_leases(&self.0, deadline).await?))
+    }
+}

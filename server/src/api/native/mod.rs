@@ -1,0 +1,46 @@
+//! The native gRPC API, package `quorate.v1`.
+//!
+//! Invariants:
+//! - A service here translates, and nothing else: what a request means is decided by `state`.
+
+mod admin;
+mod archive_stream;
+mod batch;
+mod cluster;
+mod kv;
+mod lease;
+mod reads;
+mod watch;
+
+use std::sync::Arc;
+
+use quorate_proto::v1;
+use tonic::service::Routes;
+
+use super::health;
+use super::limits::MESSAGE_EXTRA_BYTES;
+use super::rooms::Rooms;
+
+/// All services of the native API, with reflection and health.
+pub fn routes(rooms: &Arc<Rooms>) -> Result<Routes, tonic_reflection::server::Error> {
+    let bytes_max = rooms.limits.request_bytes_max + MESSAGE_EXTRA_BYTES;
+    let kv = v1::kv_server::KvServer::new(kv::KvDoor(Arc::clone(rooms))).max_decoding_message_size(bytes_max);
+    let batch = v1::batch_server::BatchServer::new(batch::BatchDoor(Arc::clone(rooms)));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
+        .build_v1()?;
+    let mut routes = Routes::builder();
+    routes
+        .add_service(kv)
+        .add_service(batch.max_decoding_message_size(bytes_max))
+        .add_service(v1::watch_server::WatchServer::new(watch::WatchDoor(Arc::clone(rooms))))
+        .add_service(v1::lease_server::LeaseServer::new(lease::LeaseDoor(Arc::clone(rooms))))
+        .add_service(v1::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
+        .add_service(v1::admin_server::AdminServer::new(admin::AdminDoor(Arc::clone(rooms))))
+        .add_service(health::service(&rooms.hub))
+        .add_service(reflection);
+    Ok(routes.routes().prepare())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! What every door reaches of the other rooms, and the two walks that all requests take: a write through the log, a
+//! read behind a barrier.
+//!
+//! Invariants:
+//! - A linearizable read takes its view after the barrier; a serializable one at once; both wait for `min_revision`.
+//! - Reads that may be long run off the door's runtime.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::{Header, ReadOptions};
+use quorate_proto::{MemberId, Revision};
+use quorate_state::command::{Command, Envelope, Principal, RequestId};
+use quorate_state::outcome::Done;
+use quorate_state::store::Store;
+use quorate_state::view::{ReadError, View};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::errors::Refusal;
+use super::request_ids::RequestIds;
+use crate::config::Limits;
+use crate::consensus::Consensus;
+use crate::error::ConsensusError;
+use crate::store_rocks::RocksStore;
+use crate::tasks::Tasks;
+use crate::watch::Hub;
+
+/// A view of this member's store.
+pub type StoreView<'a> = View<<RocksStore as Store>::Snapshot<'a>>;
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster_id: u64,
+    /// The member.
+    pub member_id: MemberId,
+}
+
+/// The other rooms, as a door sees them.
+pub struct Rooms {
+    /// Commands in, outcomes out.
+    pub consensus: Arc<Consensus>,
+    /// Changes.
+    pub hub: Arc<Hub>,
+    /// Who answers.
+    pub identity: Identity,
+    /// Bounds of requests.
+    pub limits: Limits,
+    /// Three of these without a leader, and watches move elsewhere.
+    pub election_timeout: Duration,
+    /// The table of tasks.
+    pub tasks: Tasks,
+    ids: RequestIds,
+    closing: watch::Sender<bool>,
+}
+
+/// What a write came to, accepted.
+#[derive(Debug)]
+pub struct Written {
+    /// For the answer.
+    pub header: Header,
+    /// What was done.
+    pub done: Done,
+    /// Remembered from an earlier attempt.
+    pub replayed: bool,
+    /// Of the entry.
+    pub log_index: u64,
+}
+
+/// How long a read may keep its thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// A few keys: on the door's runtime.
+    Light,
+    /// A page or more: off it.
+    Heavy,
+}
+
+impl Rooms {
+    /// For the doors of one member.
+    pub fn new(
+        consensus: Arc<Consensus>,
+        hub: Arc<Hub>,
+        identity: Identity,
+        limits: Limits,
+        election_timeout: Duration,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            consensus,
+            hub,
+            identity,
+            limits,
+            election_timeout,
+            tasks,
+            ids: RequestIds::default(),
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    /// Asks all streams to end, so that connections can be closed.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Completes when streams are to end.
+    pub async fn closing(&self) {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            biased;
+            // The sender lives in `self`.
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = self.tasks.stopped() => {}
+        }
+    }
+
+    /// A deadline that passed because no quorum could be reached is told as that.
+    pub fn explain(&self, error: ConsensusError) -> Refusal {
+        let lost = || self.consensus.leader_contact().is_none_or(|at| at.elapsed() > self.election_timeout);
+        match error {
+            ConsensusError::Deadline { waiting_for, happened } if lost() => {
+                let reason = format!("no leader with a quorum was heard of while waiting for {waiting_for}");
+                ConsensusError::NoQuorum { reason, happened }.into()
+            }
+            error => error.into(),
+        }
+    }
+
+    /// The header of an answer that reflects `revision`.
+    pub fn header(&self, revision: Revision) -> Header {
+        self.header_in_term(revision, self.consensus.term())
+    }
+
+    fn header_in_term(&self, revision: Revision, raft_term: u64) -> Header {
+        Header {
+            cluster_id: self.identity.cluster_id,
+            member_id: self.identity.member_id.get(),
+            revision: revision.get(),
+            raft_term,
+        }
+    }
+
+    /// Proposes a command and gives what was done, or why not.
+    pub async fn write(&self, id: Option<RequestId>, command: Command, deadline: Instant) -> Result<Written, Refusal> {
+        let minted = id.is_none().then(|| self.ids.mint(self.hub.log_index()));
+        let request = id.or_else(|| minted.as_ref().map(|minted| minted.id));
+        let envelope = Envelope { request, principal: Principal::default(), command };
+        let proposed = self.consensus.propose(envelope, deadline).await.map_err(|error| self.explain(error))?;
+        let header = self.header_in_term(proposed.outcome.revision, proposed.term);
+        let done = proposed.outcome.result?;
+        Ok(Written { header, done, replayed: proposed.outcome.replayed, log_index: proposed.log_index })
+    }
+
+    /// Waits until the local store is as fresh as asked.
+    pub async fn fresh(&self, options: Option<&ReadOptions>, deadline: Instant) -> Result<(), Refusal> {
+        let options = options.copied().unwrap_or_default();
+        if options.min_revision < 0 {
+            return Err(Refusal::invalid("min_revision is negative; 0 means none"));
+        }
+        if !options.serializable {
+            self.consensus.read_barrier(deadline).await.map_err(|error| self.explain(error))?;
+        }
+        if options.min_revision > 0 {
+            let reached = self.consensus.wait_revision(Revision(options.min_revision), deadline).await;
+            reached.map_err(|error| self.explain(error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads from a fresh view.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        weight: Weight,
+        read: impl FnOnce(&StoreView<'_>) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let store = self.consensus.store();
+        let read = move || read(&View::new(store.snapshot())?);
+        let done = match weight {
+            Weight::Light => read(),
+            Weight::Heavy => match tokio::task::spawn_blocking(read).await {
+                Ok(done) => done,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => return Err(ConsensusError::ShuttingDown.into()),
+            },
+        };
+        done.map_err(Refusal::from)
+    }
+}
+
+/// An outcome that does not belong to the command.
+pub fn odd(done: &Done) -> Refusal {
+    tracing::error!(?done, "an outcome does not belong to its command");
+    Refusal::internal("the outcome does not belong to the command; this is a bug in Quorate")
+}

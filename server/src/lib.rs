@@ -1,0 +1,19 @@
+//! A Quorate member as a library: start one with [`config::Config`], stop it, or embed one in a test.
+
+pub mod api;
+pub mod archive;
+pub mod config;
+pub mod consensus;
+pub mod data_dir;
+mod ephemeral;
+pub mod error;
+pub mod leader;
+pub mod restore;
+pub mod serve;
+mod server;
+pub mod store_rocks;
+pub mod tasks;
+pub mod watch;
+
+pub use ephemeral::{Ephemeral, ephemeral};
+pub use server::{Server, StartError};

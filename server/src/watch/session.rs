@@ -1,0 +1,481 @@
+//! The watches of one stream: opens them, feeds them from history until they are live, and gives out what there is.
+//!
+//! Invariants:
+//! - [`Session::next`] may be dropped at any time; nothing is lost by it.
+//! - What a session holds in memory is bounded: one chunk for each of [`READS_MAX`] watches that catch up, and one
+//!   message of live events. It does nothing more while what it gave out is not fetched.
+//! - A mark says a revision up to which everything was given out before the mark.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::{Key, Revision};
+use quorate_state::outcome::KeyValue;
+use quorate_state::view::ReadError;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::catch_up::{Chunk, History};
+use super::hub::{Hub, Taken};
+use super::interest::Interest;
+use super::watcher::{Mailbox, Watcher};
+use super::window::Published;
+use crate::error::ConsensusError;
+
+/// How many watches of a session read history at the same time.
+const READS_MAX: usize = 4;
+/// Bytes of a chunk of history, and of what is taken from the window at once.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// What a watch is to do.
+#[derive(Debug, Clone)]
+pub struct WatchSpec {
+    /// Which changes.
+    pub interest: Interest,
+    /// First revision wanted; `None`: what comes after the watch is created.
+    pub start: Option<Revision>,
+    /// Fetch what stood there before.
+    pub previous_values: bool,
+    /// While nothing matches, a mark this often.
+    pub progress_interval: Option<Duration>,
+    /// Wait for this revision first, until then.
+    pub min_revision: Option<(Revision, Instant)>,
+}
+
+/// Matching changes of one revision.
+#[derive(Debug)]
+pub struct Picked {
+    /// The revision with all its changes.
+    pub item: Arc<Published>,
+    /// Positions of those that match.
+    pub changes: Vec<u32>,
+    /// What stood there before, for each of `changes`; empty when not asked for.
+    pub previous: Vec<Option<KeyValue>>,
+}
+
+/// Why a watch is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchOver {
+    /// Asked for.
+    Cancelled,
+    /// The next revision wanted is compacted.
+    Compacted {
+        /// The mark.
+        compacted: Revision,
+    },
+    /// This member cannot serve it now.
+    Unavailable(String),
+}
+
+/// What a session gives out. `tag` names the watch.
+#[derive(Debug)]
+pub enum WatchNotice {
+    /// The watch exists.
+    Created {
+        /// Which.
+        tag: u64,
+        /// Newest revision at that moment.
+        revision: Revision,
+    },
+    /// Changes.
+    Events {
+        /// Of which watch.
+        tag: u64,
+        /// Whole revisions, in order.
+        items: Vec<Picked>,
+    },
+    /// All changes up to `revision` have been given out.
+    Mark {
+        /// Of which watch.
+        tag: u64,
+        /// Inclusive.
+        revision: Revision,
+    },
+    /// Nothing more comes.
+    Ended {
+        /// Which.
+        tag: u64,
+        /// Why.
+        over: WatchOver,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for its least revision.
+    Opening,
+    /// Waits for its turn to read history.
+    Queued(Revision),
+    /// A job reads history.
+    Reading,
+    /// Fed by the hub.
+    Live,
+    /// Fed by the hub; a job fetches previous values.
+    Fetching,
+}
+
+struct Watch {
+    watcher: Arc<Watcher>,
+    spec: WatchSpec,
+    phase: Phase,
+    mark_wanted: bool,
+    due: Option<Instant>,
+    /// History was given up to here; the hub may still be about to hear of it.
+    covered: Revision,
+}
+
+struct Done {
+    tag: u64,
+    watcher_id: u64,
+    what: DoneWhat,
+}
+
+enum DoneWhat {
+    Reached(Result<(), ConsensusError>),
+    Read(Result<(Vec<Picked>, Revision), ReadError>),
+    Fetched(Result<Vec<Picked>, ReadError>),
+}
+
+/// The watches of one stream.
+pub struct Session {
+    hub: Arc<Hub>,
+    history: Arc<dyn History>,
+    mailbox: Arc<Mailbox>,
+    watches: BTreeMap<u64, Watch>,
+    outbox: VecDeque<WatchNotice>,
+    queued: VecDeque<u64>,
+    reading: usize,
+    jobs: JoinSet<Done>,
+    due: BTreeSet<(Instant, u64)>,
+    contact_lost: watch::Receiver<bool>,
+}
+
+impl Session {
+    /// Without watches yet.
+    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>) -> Self {
+        let contact_lost = hub.contact_lost();
+        Self {
+            hub,
+            history,
+            mailbox: Arc::default(),
+            watches: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            queued: VecDeque::new(),
+            reading: 0,
+            jobs: JoinSet::new(),
+            due: BTreeSet::new(),
+            contact_lost,
+        }
+    }
+
+    /// Whether a watch has this tag.
+    pub fn contains(&self, tag: u64) -> bool {
+        self.watches.contains_key(&tag)
+    }
+
+    /// How many watches there are, and notices that wait.
+    pub fn len(&self) -> usize {
+        self.watches.len() + self.outbox.len()
+    }
+
+    /// Nothing to come until another watch is created.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Opens a watch. What follows comes from [`Session::next`].
+    ///
+    /// # Panics
+    /// When the tag is in use.
+    pub fn create(&mut self, tag: u64, spec: WatchSpec) {
+        assert!(!self.watches.contains_key(&tag), "the tag of a new watch is free");
+        let watcher = self.hub.open(tag, spec.interest.clone(), &self.mailbox);
+        let watch =
+            Watch { watcher, phase: Phase::Opening, mark_wanted: false, due: None, covered: Revision::ZERO, spec };
+        let (id, min_revision) = (watch.watcher.id(), watch.spec.min_revision);
+        self.watches.insert(tag, watch);
+        if *self.contact_lost.borrow() {
+            self.end(tag, contact_lost());
+            return;
+        }
+        match min_revision {
+            Some((revision, deadline)) if revision > self.hub.revision() => {
+                let reached = self.history.reached(revision, deadline);
+                self.jobs.spawn(async move { Done { tag, watcher_id: id, what: DoneWhat::Reached(reached.await) } });
+            }
+            _ => self.start(tag),
+        }
+    }
+
+    /// Ends a watch; false when there is none with this tag.
+    pub fn cancel(&mut self, tag: u64) -> bool {
+        let there = self.contains(tag);
+        self.end(tag, WatchOver::Cancelled);
+        there
+    }
+
+    /// Asks for a mark of each watch, as soon as it has been given everything.
+    pub fn ask_marks(&mut self) {
+        for (tag, watch) in &mut self.watches {
+            watch.mark_wanted = true;
+            self.mailbox.put(*tag);
+        }
+    }
+
+    /// What there is to send next. Waits for it; safe to drop.
+    pub async fn next(&mut self) -> WatchNotice {
+        loop {
+            if let Some(notice) = self.outbox.pop_front() {
+                return notice;
+            }
+            self.read_queued();
+            if let Some(tag) = self.mailbox.pop() {
+                self.collect(tag);
+                continue;
+            }
+            let due = self.due.first().map(|(due, _)| *due);
+            tokio::select! {
+                biased;
+                _ = self.contact_lost.changed() => self.contact_changed(),
+                () = self.mailbox.filled() => {}
+                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => match done {
+                    Ok(done) => self.finished(done),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {}
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.marks_due(),
+            }
+        }
+    }
+
+    fn start(&mut self, tag: u64) {
+        let Some(watch) = self.watches.get_mut(&tag) else { return };
+        let newest = self.hub.revision();
+        match watch.spec.start {
+            Some(start) if start <= newest => {
+                watch.phase = Phase::Queued(start);
+                self.queued.push_back(tag);
+                self.outbox.push_back(WatchNotice::Created { tag, revision: newest });
+            }
+            start => {
+                if let Some(revision) = self.hub.join(&watch.watcher, start) {
+                    watch.phase = Phase::Live;
+                    self.outbox.push_back(WatchNotice::Created { tag, revision });
+                    self.mailbox.put(tag);
+                } else {
+                    // The revision came and left the window just now.
+                    watch.phase = Phase::Queued(start.unwrap_or(newest.next()));
+                    self.queued.push_back(tag);
+                    self.outbox.push_back(WatchNotice::Created { tag, revision: newest });
+                }
+            }
+        }
+        self.touch(tag);
+    }
+
+    /// Looks at a live watch.
+    fn collect(&mut self, tag: u64) {
+        let Some(watch) = self.watches.get_mut(&tag) else { return };
+        if watch.phase != Phase::Live {
+            return;
+        }
+        match self.hub.take(&watch.watcher, CHUNK_BYTES_MAX) {
+            Taken::Nothing => {
+                if watch.mark_wanted {
+                    self.mark(tag);
+                }
+            }
+            Taken::Behind(from) => {
+                watch.phase = Phase::Queued(from);
+                self.queued.push_back(tag);
+            }
+            Taken::Some { items, more } => {
+                let again = watch.mark_wanted && !more;
+                let items = items.into_iter();
+                let items: Vec<Picked> =
+                    items.map(|(item, changes)| Picked { item, changes, previous: Vec::new() }).collect();
+                if watch.spec.previous_values {
+                    watch.phase = Phase::Fetching;
+                    self.fetch(tag, items);
+                } else {
+                    self.give(tag, items);
+                }
+                if again {
+                    self.mailbox.put(tag);
+                }
+            }
+        }
+    }
+
+    fn fetch(&mut self, tag: u64, mut items: Vec<Picked>) {
+        let Some(watch) = self.watches.get(&tag) else { return };
+        let (watcher_id, history) = (watch.watcher.id(), Arc::clone(&self.history));
+        self.jobs.spawn_blocking(move || {
+            let fetched = fill_previous(&*history, &mut items).map(|()| items);
+            Done { tag, watcher_id, what: DoneWhat::Fetched(fetched) }
+        });
+    }
+
+    /// Starts as many reads of history as may run.
+    fn read_queued(&mut self) {
+        while self.reading < READS_MAX {
+            let Some(tag) = self.queued.pop_front() else { return };
+            let Some(watch) = self.watches.get_mut(&tag) else { continue };
+            let Phase::Queued(from) = watch.phase else { continue };
+            watch.phase = Phase::Reading;
+            self.reading += 1;
+            let (watcher, history) = (Arc::clone(&watch.watcher), Arc::clone(&self.history));
+            let previous_values = watch.spec.previous_values;
+            self.jobs.spawn_blocking(move || {
+                let read = read(&*history, &watcher, from, previous_values);
+                Done { tag, watcher_id: watcher.id(), what: DoneWhat::Read(read) }
+            });
+        }
+    }
+
+    fn finished(&mut self, done: Done) {
+        if matches!(done.what, DoneWhat::Read(_)) {
+            self.reading -= 1;
+        }
+        let tag = done.tag;
+        // Ended meanwhile, and perhaps another watch has its tag.
+        let current = self.watches.get_mut(&tag).filter(|watch| watch.watcher.id() == done.watcher_id);
+        let Some(watch) = current else { return };
+        match done.what {
+            DoneWhat::Reached(Ok(())) => self.start(tag),
+            DoneWhat::Reached(Err(error)) => self.end(tag, WatchOver::Unavailable(error.to_string())),
+            DoneWhat::Fetched(Ok(items)) => {
+                watch.phase = Phase::Live;
+                self.give(tag, items);
+                self.mailbox.put(tag);
+            }
+            DoneWhat::Read(Ok((items, next))) => {
+                watch.covered = Revision(next.get() - 1);
+                if self.hub.join(&watch.watcher, Some(next)).is_some() {
+                    watch.phase = Phase::Live;
+                    self.mailbox.put(tag);
+                } else {
+                    watch.phase = Phase::Queued(next);
+                    self.queued.push_back(tag);
+                }
+                self.give(tag, items);
+            }
+            DoneWhat::Read(Err(error)) | DoneWhat::Fetched(Err(error)) => self.end(tag, over(&error)),
+        }
+    }
+
+    fn give(&mut self, tag: u64, items: Vec<Picked>) {
+        if items.is_empty() {
+            return;
+        }
+        self.outbox.push_back(WatchNotice::Events { tag, items });
+        self.touch(tag);
+    }
+
+    fn mark(&mut self, tag: u64) {
+        let Some(watch) = self.watches.get_mut(&tag) else { return };
+        if watch.phase != Phase::Live {
+            return;
+        }
+        if let Some(revision) = self.hub.mark(&watch.watcher) {
+            watch.mark_wanted = false;
+            self.outbox.push_back(WatchNotice::Mark { tag, revision: revision.max(watch.covered) });
+        }
+    }
+
+    fn marks_due(&mut self) {
+        let now = Instant::now();
+        while let Some((due, tag)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.remove(&(due, tag));
+            self.mark(tag);
+            self.touch(tag);
+        }
+    }
+
+    /// Something was sent: the next mark by time is a whole interval away.
+    fn touch(&mut self, tag: u64) {
+        let Some(watch) = self.watches.get_mut(&tag) else { return };
+        let Some(interval) = watch.spec.progress_interval else { return };
+        let due = Instant::now() + interval;
+        if let Some(was) = watch.due.replace(due) {
+            self.due.remove(&(was, tag));
+        }
+        self.due.insert((due, tag));
+    }
+
+    fn contact_changed(&mut self) {
+        if *self.contact_lost.borrow_and_update() {
+            let tags: Vec<u64> = self.watches.keys().copied().collect();
+            for tag in tags {
+                self.end(tag, contact_lost());
+            }
+        }
+    }
+
+    fn end(&mut self, tag: u64, over: WatchOver) {
+        let Some(watch) = self.watches.remove(&tag) else { return };
+        self.hub.close(&watch.watcher);
+        if let Some(due) = watch.due {
+            self.due.remove(&(due, tag));
+        }
+        self.outbox.push_back(WatchNotice::Ended { tag, over });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for watch in self.watches.values() {
+            self.hub.close(&watch.watcher);
+        }
+    }
+}
+
+fn contact_lost() -> WatchOver {
+    WatchOver::Unavailable("this member has lost contact with the leader; resume at another".to_owned())
+}
+
+fn over(error: &ReadError) -> WatchOver {
+    match error {
+        ReadError::Compacted { compacted, .. } => WatchOver::Compacted { compacted: *compacted },
+        error => WatchOver::Unavailable(error.to_string()),
+    }
+}
+
+fn read(
+    history: &dyn History,
+    watcher: &Watcher,
+    from: Revision,
+    previous_values: bool,
+) -> Result<(Vec<Picked>, Revision), ReadError> {
+    let Chunk { revisions, next } = history.chunk(from, watcher.interest(), CHUNK_BYTES_MAX)?;
+    let mut items = Vec::with_capacity(revisions.len());
+    for revision in revisions {
+        assert!(revision.revision >= from && revision.revision < next, "history gives what was asked for");
+        let item = Arc::new(Published::new(revision));
+        let wanted = (0..).zip(&item.changes).filter(|(_, change)| watcher.interest().wants(change));
+        let changes: Vec<u32> = wanted.map(|(at, _)| at).collect();
+        if !changes.is_empty() {
+            items.push(Picked { item, changes, previous: Vec::new() });
+        }
+    }
+    if previous_values {
+        fill_previous(history, &mut items)?;
+    }
+    Ok((items, next))
+}
+
+fn fill_previous(history: &dyn History, items: &mut [Picked]) -> Result<(), ReadError> {
+    for picked in items {
+        let changes = picked.changes.iter().filter_map(|at| picked.item.changes.get(*at as usize));
+        let wanted: Vec<(Key, Revision)> = changes.map(|change| (change.key.clone(), change.previous)).collect();
+        let created = |(_, previous): &&(Key, Revision)| previous.get() == 0;
+        if wanted.iter().filter(created).count() == wanted.len() {
+            picked.previous = vec![None; wanted.len()];
+        } else {
+            picked.previous = history.previous(&wanted)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Members with their doors open, in this process, on free ports.
+//!
+//! Invariants:
+//! - All rooms are the real ones; only the network between members is the tests' own.
+
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_proto::v1;
+use quorate_proto::{Key, MemberId, Revision};
+use quorate_server::api::{self, Identity, Rooms};
+use quorate_server::config::{AutoCompaction, Limits};
+use quorate_server::consensus::disk_watch::DiskSpace;
+use quorate_server::consensus::log_disk::RocksLogDisk;
+use quorate_server::consensus::snapshotter::SnapshotRules;
+use quorate_server::consensus::{Consensus, Leadership, Params, Timing};
+use quorate_server::leader::{LeaderJobs, Lessor};
+use quorate_server::serve;
+use quorate_server::tasks::Tasks;
+use quorate_server::watch::{Hub, Listeners};
+use quorate_state::store::Store as _;
+use quorate_state::view::View;
+use rocksdb::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::support::net::{Link, Net, TestPeers};
+use crate::support::{ended, member_id, node};
+
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A member with open doors.
+pub struct Doors {
+    pub consensus: Arc<Consensus>,
+    pub rooms: Arc<Rooms>,
+    pub serving: serve::Doors,
+    pub tasks: Tasks,
+    channel: Channel,
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Doors {
+    /// A cluster of one.
+    pub async fn single() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut doors = Self::start(1, dir.path(), &Net::new()).await;
+        doors.dir = Some(dir);
+        doors.consensus.initialise([(member_id(1), node(1))].into()).await.unwrap();
+        let mut leadership = doors.consensus.leadership();
+        leadership.wait_for(|now| matches!(now, Leadership::Leading { .. })).await.unwrap();
+        doors
+    }
+
+    /// A cluster of three, and the directory that must outlive it.
+    pub async fn three() -> (BTreeMap<u64, Self>, Arc<Net>, tempfile::TempDir) {
+        let (dir, net) = (tempfile::tempdir().unwrap(), Net::new());
+        let mut members = BTreeMap::new();
+        for id in 1..=3 {
+            members.insert(id, Self::start(id, &dir.path().join(id.to_string()), &net).await);
+        }
+        let nodes = (1..=3).map(|id| (member_id(id), node(id))).collect();
+        members[&1].consensus.initialise(nodes).await.unwrap();
+        (members, net, dir)
+    }
+
+    async fn start(id: u64, path: &Path, net: &Arc<Net>) -> Self {
+        let tasks = Tasks::default();
+        std::fs::create_dir_all(path).unwrap();
+        let (hub, lessor) = (Arc::new(Hub::default()), Arc::new(Lessor::default()));
+        let consensus = Consensus::start(Params {
+            id: member_id(id),
+            state: path.join("state"),
+            snapshots: path.join("snapshots"),
+            log: Arc::new(RocksLogDisk::open(&path.join("log")).unwrap()),
+            cache: Cache::new_lru_cache(16 << 20),
+            tasks: tasks.clone(),
+            runtime: Handle::current(),
+            sink: Arc::new(Listeners::new(hub.clone(), lessor.clone())),
+            network: Link::factory(net.clone(), id),
+            peers: Arc::new(TestPeers::new(net.clone(), id)),
+            disk: Arc::new(DiskSpace::new(path.to_owned(), 1 << 20)),
+            timing: Timing::default(),
+            snapshot_rules: SnapshotRules::default(),
+        })
+        .await
+        .unwrap();
+        net.add(id, consensus.clone());
+        let consensus = Arc::new(consensus);
+        hub.begin(Revision(consensus.applied().borrow().revision));
+        let jobs = LeaderJobs {
+            consensus: consensus.clone(),
+            lessor,
+            retention: AutoCompaction { age: None, revisions: None },
+        };
+        jobs.start(&tasks, &Handle::current());
+        api::watch_contact(consensus.clone(), hub.clone(), ELECTION_TIMEOUT, &tasks, &Handle::current());
+        let identity = Identity { cluster_id: 0xc1, member_id: MemberId::new(id).unwrap() };
+        let rooms = Rooms::new(consensus.clone(), hub, identity, Limits::default(), ELECTION_TIMEOUT, tasks.clone());
+        let rooms = Arc::new(rooms);
+        consensus.run();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let routes = api::native::routes(&rooms).unwrap();
+        let serving = serve::open(listener, &routes, 2, &tasks, &Handle::current()).unwrap();
+        let channel = Endpoint::new(format!("http://{}", serving.address())).unwrap().connect_lazy();
+        Self { consensus, rooms, serving, tasks, channel, dir: None }
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn kv(&self) -> v1::kv_client::KvClient<Channel> {
+        v1::kv_client::KvClient::new(self.channel()).max_encoding_message_size(32 << 20)
+    }
+
+    pub fn lease(&self) -> v1::lease_client::LeaseClient<Channel> {
+        v1::lease_client::LeaseClient::new(self.channel())
+    }
+
+    pub fn admin(&self) -> v1::admin_client::AdminClient<Channel> {
+        v1::admin_client::AdminClient::new(self.channel())
+    }
+
+    pub fn leads(&self) -> bool {
+        matches!(*self.consensus.leadership().borrow(), Leadership::Leading { .. })
+    }
+
+    /// Version of a key in the local store; 0 when it is not there.
+    pub fn version_of(&self, key: &str) -> i64 {
+        let store = self.consensus.store();
+        let view = View::new(store.snapshot()).unwrap();
+        view.get(&Key::new(key.to_owned()).unwrap(), None).unwrap().map_or(0, |kv| kv.meta.version)
+    }
+
+    pub async fn drain(&self) {
+        self.rooms.close();
+        self.serving.drain(Duration::from_secs(5)).await;
+    }
+
+    /// Ends in good order.
+    pub async fn stop(self) {
+        self.consensus.stop().await;
+        let tasks = self.tasks.clone();
+        drop(self);
+        ended(&tasks).await;
+    }
+}
+
+/// What travels with a refusal.
+pub fn detail(status: &tonic::Status) -> v1::ErrorDetail {
+    v1::ErrorDetail::decode(status.details()).unwrap()
+}
+
+/// A watch stream.
+pub struct Events {
+    sender: mpsc::Sender<v1::WatchRequest>,
+    answers: Streaming<v1::WatchResponse>,
+}
+
+impl Events {
+    pub async fn open(doors: &Doors) -> Self {
+        let (sender, requests) = mpsc::channel(16);
+        let mut client = v1::watch_client::WatchClient::new(doors.channel());
+        let answers = client.watch(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        Self { sender, answers }
+    }
+
+    pub async fn send(&self, request: v1::watch_request::Request) {
+        self.sender.send(v1::WatchRequest { request: Some(request) }).await.unwrap();
+    }
+
+    /// Creates a watch and awaits that it exists.
+    pub async fn create(&mut self, create: v1::WatchCreate) {
+        self.send(v1::watch_request::Request::Create(create)).await;
+        let answer = self.next().await;
+        assert!(answer.created, "{answer:?}");
+    }
+
+    pub async fn try_next(&mut self) -> Result<v1::WatchResponse, tonic::Status> {
+        let message = timeout(Duration::from_secs(20), self.answers.message()).await.expect("a message comes");
+        message.map(|message| message.expect("the stream goes on"))
+    }
+
+    pub async fn next(&mut self) -> v1::WatchResponse {
+        self.try_next().await.unwrap()
+    }
+
+    /// The next events, so many of them.
+    pub async fn next_events(&mut self, count: usize) -> Vec<v1::Event> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.extend(self.next().await.events);
+        }
+        assert_eq!(events.len(), count);
+        events
+    }
+}

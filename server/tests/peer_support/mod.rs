@@ -1,0 +1,399 @@
+//! Real members in one process: each has a runtime, a data directory and ports on loopback of its own.
+//!
+//! Invariants:
+//! - Killing a member ends its runtime at once: connections break, nothing is flushed or handed over.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::v1;
+use quorate_proto::v1::cluster_server::{Cluster as ClusterService, ClusterServer};
+use quorate_proto::{ClientId, ClusterId, Key, MemberId, Revision};
+use quorate_server::config::{Start, Timing};
+use quorate_server::consensus::assemble::{Assembled, Assembly};
+use quorate_server::consensus::bootstrap::BootstrapError;
+use quorate_server::consensus::digests::Comparison;
+use quorate_server::consensus::snapshotter::SnapshotRules;
+use quorate_server::consensus::{ApplySink, Consensus, Leadership, Member, Proposed};
+use quorate_server::data_dir::{DataDir, DataDirError};
+use quorate_server::error::ConsensusError;
+use quorate_server::tasks::Tasks;
+use quorate_state::command::{Command, Envelope, Expect, Owner, Principal, Put, RequestId};
+use quorate_state::outcome::{Changes, KeyValue, LeaseChange};
+use quorate_state::store::{Store, WriteBatch};
+use quorate_state::view::View;
+use rocksdb::Cache;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+struct Deaf;
+
+impl ApplySink for Deaf {
+    fn applied(&self, _: Changes, _: &[LeaseChange]) {}
+    fn installed(&self, _: Revision, _: Revision) {}
+}
+
+/// A member: where it lives, and what runs of it.
+pub struct Peer {
+    pub name: String,
+    pub dir: PathBuf,
+    pub members_at: SocketAddr,
+    pub clients_at: SocketAddr,
+    pub rules: SnapshotRules,
+    running: Option<Running>,
+}
+
+struct Running {
+    runtime: Runtime,
+    consensus: Consensus,
+    comparison: Comparison,
+    tasks: Tasks,
+    cluster: watch::Receiver<Result<Option<ClusterId>, String>>,
+}
+
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Members called a, b, c, …, not started.
+pub fn peers(root: &tempfile::TempDir, count: usize) -> Vec<Peer> {
+    let name = |n: usize| char::from(b'a' + u8::try_from(n).unwrap()).to_string();
+    (0..count)
+        .map(|n| Peer {
+            name: name(n),
+            dir: root.path().join(name(n)),
+            members_at: free_address(),
+            clients_at: free_address(),
+            rules: SnapshotRules::default(),
+            running: None,
+        })
+        .collect()
+}
+
+/// `--cluster` with these members.
+pub fn cluster_of(peers: &[Peer]) -> Start {
+    Start::Cluster(peers.iter().map(|peer| (peer.name.clone(), peer.members_at.to_string())).collect())
+}
+
+/// Three members that are a cluster.
+pub async fn three(root: &tempfile::TempDir) -> Vec<Peer> {
+    let mut three = peers(root, 3);
+    let start = cluster_of(&three);
+    for peer in &mut three {
+        peer.start(start.clone()).await;
+    }
+    for peer in &three {
+        peer.belongs().await.unwrap();
+    }
+    leader(&three).await;
+    three
+}
+
+impl Peer {
+    /// Starts it; whether it comes into a cluster is told by `belongs`.
+    pub async fn start(&mut self, start: Start) {
+        self.try_start(start).await.unwrap();
+    }
+
+    pub async fn try_start(&mut self, start: Start) -> Result<(), DataDirError> {
+        let data_dir = self.open().await?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let tasks = Tasks::default();
+        let (peer, client, rules) = (self.members_at, self.clients_at, self.rules);
+        let (says, cluster) = watch::channel(Ok(None));
+        let (handle, members_tasks) = (runtime.handle().clone(), tasks.clone());
+        let (consensus, comparison) = runtime
+            .spawn(async move {
+                let assembly = Assembly {
+                    data_dir: Arc::new(data_dir),
+                    peer_listener: bind(peer).await,
+                    peer_address: peer.to_string(),
+                    client_address: client.to_string(),
+                    start,
+                    timing: Timing::default(),
+                    tasks: members_tasks,
+                    runtime: handle,
+                    sink: Arc::new(Deaf),
+                    cache: Cache::new_lru_cache(8 << 20),
+                    disk_reserve_bytes: 1 << 20,
+                    snapshot_rules: rules,
+                };
+                let Assembled { consensus, local, bootstrap, comparison } = assembly.start().await.unwrap();
+                let door = Door { consensus: consensus.clone(), local: local.clone() };
+                tokio::spawn(serve_clients(bind(client).await, door));
+                tokio::spawn(async move {
+                    let done = bootstrap.run().await;
+                    let _ = says.send(match done {
+                        Ok(()) => Ok(local.cluster()),
+                        Err(BootstrapError::Stopped) => Err("stopped".to_owned()),
+                        Err(error) => Err(error.to_string()),
+                    });
+                });
+                (consensus, comparison)
+            })
+            .await
+            .unwrap();
+        self.running = Some(Running { runtime, consensus, comparison, tasks, cluster });
+        Ok(())
+    }
+
+    /// The files of a killed member are let go a moment later.
+    async fn open(&self) -> Result<DataDir, DataDirError> {
+        let deadline = soon();
+        loop {
+            match DataDir::open(&self.dir, &self.name) {
+                Err(DataDirError::InUse { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok(data_dir) => {
+                    let database = data_dir.log().join("LOCK");
+                    while std::fs::File::open(&database).is_ok() && rocksdb_is_open(&data_dir) {
+                        assert!(Instant::now() < deadline, "the log of a killed member stays open");
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    return Ok(data_dir);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Ends it as kill -9 would, as far as the network sees.
+    pub fn kill(&mut self) {
+        let running = self.running.take().unwrap();
+        // Threads that are no tasks of the runtime end when their queues do; a log that is mid-write finishes it.
+        running.tasks.stop();
+        running.runtime.shutdown_background();
+    }
+
+    /// Ends it in good order.
+    pub async fn stop(&mut self) {
+        let running = self.running.take().unwrap();
+        let (consensus, tasks) = (running.consensus, running.tasks);
+        running.runtime.spawn(async move { consensus.stop().await }).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), tasks.ended()).await.expect("all tasks end");
+        running.runtime.shutdown_background();
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub fn consensus(&self) -> &Consensus {
+        &self.running.as_ref().unwrap().consensus
+    }
+
+    /// Compares digests once.
+    pub async fn compare(&self) {
+        self.running.as_ref().unwrap().comparison.once().await;
+    }
+
+    /// Pretends that the digest at an index was this.
+    pub fn plant_digest(&self, log_index: u64, digest: u8) {
+        assert!(digest < 0x80, "one byte of a varint");
+        let mut batch = WriteBatch::default();
+        batch.put([b"sdigest/".as_slice(), &log_index.to_be_bytes()].concat(), vec![1, digest]);
+        self.consensus().store().write(batch).unwrap();
+    }
+
+    pub fn id(&self) -> MemberId {
+        self.consensus().id()
+    }
+
+    /// Waits until it is in a cluster, or refuses.
+    pub async fn belongs(&self) -> Result<ClusterId, String> {
+        let mut cluster = self.running.as_ref().unwrap().cluster.clone();
+        let seen = tokio::time::timeout(Duration::from_secs(20), async {
+            cluster.wait_for(|now| !matches!(now, Ok(None))).await.unwrap().clone()
+        });
+        seen.await.expect("it comes into a cluster or refuses").map(Option::unwrap)
+    }
+
+    /// Why it ended itself.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.running.as_ref().unwrap().tasks.failed();
+        let seen = tokio::time::timeout(Duration::from_secs(20), async {
+            failed.wait_for(Option::is_some).await.unwrap().clone().unwrap()
+        });
+        seen.await.expect("it ends itself")
+    }
+
+    pub async fn put(&self, key: &str, value: &str) -> Result<Proposed, ConsensusError> {
+        self.put_as(key, value, None).await
+    }
+
+    pub async fn put_as(&self, key: &str, value: &str, request: Option<RequestId>) -> Result<Proposed, ConsensusError> {
+        self.consensus().propose(put(key, value, request), soon()).await
+    }
+
+    /// A linearizable read.
+    pub async fn get(&self, key: &str) -> Option<KeyValue> {
+        self.consensus().read_barrier(soon()).await.unwrap();
+        let store = self.consensus().store();
+        let view = View::new(store.snapshot()).unwrap();
+        view.get(&Key::new(key.to_owned()).unwrap(), None).unwrap()
+    }
+
+    pub async fn value(&self, key: &str) -> Option<String> {
+        self.get(key).await.map(|kv| String::from_utf8(kv.value.into()).unwrap())
+    }
+
+    pub fn voters(&self) -> Vec<String> {
+        let members = self.consensus().status().members;
+        let mut names: Vec<_> =
+            members.into_iter().filter(|member| !member.learner).map(|member| member.name).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        running.tasks.stop();
+        let tasks = running.tasks.clone();
+        drop((running.consensus, running.comparison));
+        running.runtime.shutdown_background();
+        // Threads that use a database must not outlive the process's own end.
+        tokio::task::block_in_place(|| futures::executor::block_on(tasks.ended()));
+    }
+}
+
+fn rocksdb_is_open(data_dir: &DataDir) -> bool {
+    [data_dir.log()].iter().any(|path| match rocksdb::DB::open_default(path) {
+        Ok(_) => false,
+        Err(error) => error.to_string().contains("lock"),
+    })
+}
+
+/// A port that a killed member had may be in use a moment longer.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let deadline = soon();
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Index of the member that leads, once one does and all running ones know it.
+pub async fn leader(peers: &[Peer]) -> usize {
+    let deadline = soon();
+    loop {
+        let leading = peers.iter().position(|peer| {
+            peer.is_running() && matches!(*peer.consensus().leadership().borrow(), Leadership::Leading { .. })
+        });
+        if let Some(leading) = leading {
+            let id = peers[leading].id();
+            let all =
+                peers.iter().filter(|peer| peer.is_running()).all(|peer| peer.consensus().status().leader == Some(id));
+            if all {
+                return leading;
+            }
+        }
+        assert!(Instant::now() < deadline, "no leader");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn put(key: &str, value: &str, request: Option<RequestId>) -> Envelope {
+    let put = Put {
+        key: Key::new(key.to_owned()).unwrap(),
+        value: Some(Bytes::from(value.to_owned())),
+        owner: Owner::None,
+        expect: Expect::Anything,
+        return_previous: false,
+        must_have_parent: false,
+        sequential: false,
+    };
+    Envelope { request, principal: Principal::default(), command: Command::Put(put) }
+}
+
+pub fn request(client: u64, sequence: u64) -> RequestId {
+    RequestId { client: ClientId::new(client).unwrap(), sequence, lowest_unacknowledged: 1, seen_index: 0 }
+}
+
+/// Just enough of the native API to be joined.
+struct Door {
+    consensus: Consensus,
+    local: Arc<quorate_server::consensus::links::LocalMember>,
+}
+
+async fn serve_clients(listener: TcpListener, door: Door) {
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let server = tonic::transport::Server::builder().add_service(ClusterServer::new(door));
+    let _ = server.serve_with_incoming(incoming).await;
+}
+
+#[tonic::async_trait]
+impl ClusterService for Door {
+    async fn member_add(
+        &self,
+        request: Request<v1::MemberAddRequest>,
+    ) -> Result<Response<v1::MemberAddResponse>, Status> {
+        let member = request.into_inner().member.unwrap();
+        let member = Member {
+            id: MemberId::new(member.id).unwrap(),
+            name: member.name,
+            peer_address: member.peer_address,
+            client_address: member.client_address,
+            learner: true,
+        };
+        match self.consensus.add_learner(member, soon()).await {
+            Ok(_) => {
+                let cluster_id = self.local.cluster().unwrap().get();
+                let header = Some(v1::Header { cluster_id, ..v1::Header::default() });
+                Ok(Response::new(v1::MemberAddResponse { header, members: vec![] }))
+            }
+            Err(ConsensusError::Membership { reason }) => Err(Status::failed_precondition(reason)),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    async fn member_list(&self, _: Request<v1::MemberListRequest>) -> Result<Response<v1::MemberListResponse>, Status> {
+        Err(Status::unimplemented("in this test"))
+    }
+
+    async fn member_promote(
+        &self,
+        _: Request<v1::MemberPromoteRequest>,
+    ) -> Result<Response<v1::MemberPromoteResponse>, Status> {
+        Err(Status::unimplemented("in this test"))
+    }
+
+    async fn member_remove(
+        &self,
+        _: Request<v1::MemberRemoveRequest>,
+    ) -> Result<Response<v1::MemberRemoveResponse>, Status> {
+        Err(Status::unimplemented("in this test"))
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        Err(Status::unimplemented("in this test"))
+    }
+}

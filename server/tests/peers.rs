@@ -1,0 +1,291 @@
+//! Three real members over loopback gRPC: beginning, forwarding, the leader's end, joining by snapshot, leaving.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod peer_support;
+
+use std::time::Duration;
+
+use peer_support::*;
+use quorate_server::config::Start;
+use quorate_server::consensus::snapshotter::SnapshotRules;
+use quorate_server::error::ConsensusError;
+use tokio::time::Instant;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_begins_only_when_all_listed_members_are_there() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = peers(&root, 3);
+    let start = cluster_of(&peers);
+    peers[0].start(start.clone()).await;
+    peers[1].start(start.clone()).await;
+    let early = tokio::time::timeout(Duration::from_millis(700), peers[0].belongs()).await;
+    assert!(early.is_err(), "two of three must not begin: {early:?}");
+    peers[2].start(start).await;
+    let first = peers[0].belongs().await.unwrap();
+    for peer in &peers {
+        assert_eq!(peer.belongs().await.unwrap(), first);
+    }
+    leader(&peers).await;
+    peers[1].put("/a", "1").await.unwrap();
+    assert_eq!(peers[2].value("/a").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_and_reads_go_through_any_member() {
+    let root = tempfile::tempdir().unwrap();
+    let peers = three(&root).await;
+    for n in 0..30 {
+        peers[n % 3].put("/a", &n.to_string()).await.unwrap();
+        assert_eq!(peers[(n + 1) % 3].value("/a").await, Some(n.to_string()));
+    }
+    // Many at once through a follower.
+    let follower = (leader(&peers).await + 1) % 3;
+    let keys: Vec<_> = (0..500).map(|n| format!("/many/{n}")).collect();
+    let began = Instant::now();
+    for done in futures::future::join_all(keys.iter().map(|key| peers[follower].put(key, "v"))).await {
+        done.unwrap();
+    }
+    println!("500 puts through a follower: {:?}", began.elapsed());
+    for key in keys.iter().step_by(50) {
+        assert_eq!(peers[(follower + 1) % 3].value(key).await.as_deref(), Some("v"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_killed_under_load_and_every_write_is_applied_once() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three(&root).await;
+    let killed = leader(&peers).await;
+    let follower = (killed + 1) % 3;
+    let consensus = peers[follower].consensus().clone();
+    let writes: Vec<_> = (1..=300u64)
+        .map(|n| {
+            let consensus = consensus.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(n * 3)).await;
+                consensus.propose(put(&format!("/k/{n}"), "v", Some(request(7, n))), soon()).await
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    peers[killed].kill();
+    for (n, write) in writes.into_iter().enumerate() {
+        write.await.unwrap().unwrap_or_else(|error| panic!("write {n}: {error}"));
+    }
+    println!("all writes answered {:?} after the kill", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8));
+
+    peers[killed].start(Start::Single).await;
+    assert!(peers[killed].belongs().await.is_ok(), "it knows its cluster, whatever it is told to begin with");
+    for n in 1..=300 {
+        let kv = peers[killed].get(&format!("/k/{n}")).await.expect("it caught up");
+        assert_eq!(kv.meta.version, 1, "write {n} was applied once");
+    }
+    leader(&peers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_all_were_killed_they_go_on_where_they_were() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three(&root).await;
+    for n in 0..50 {
+        peers[n % 3].put(&format!("/k/{n}"), "v").await.unwrap();
+    }
+    for peer in &mut peers {
+        peer.kill();
+    }
+    for peer in &mut peers {
+        peer.start(Start::Single).await;
+    }
+    for n in 0..50 {
+        assert_eq!(peers[(n + 1) % 3].value(&format!("/k/{n}")).await.as_deref(), Some("v"));
+    }
+    peers[0].put("/more", "1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_when_asked_and_at_a_stop() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three(&root).await;
+    let old = leader(&peers).await;
+    let (to, asked) = (peers[(old + 1) % 3].id(), (old + 2) % 3);
+    assert_eq!(peers[asked].consensus().transfer_leader(Some(to), soon()).await.unwrap(), to);
+    assert_eq!(leader(&peers).await, (old + 1) % 3);
+    let anyone = peers[asked].consensus().transfer_leader(None, soon()).await.unwrap();
+    let now = leader(&peers).await;
+    assert_eq!(peers[now].id(), anyone);
+    assert_ne!(anyone, to);
+
+    let began = Instant::now();
+    peers[now].stop().await;
+    let stopped = began.elapsed();
+    peers[(now + 1) % 3].put("/a", "1").await.unwrap();
+    println!("an orderly stop: {stopped:?}, a write after it: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_member_joins_by_snapshot_and_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut all = peers(&root, 4);
+    let start = cluster_of(&all[..3]);
+    let rules = SnapshotRules {
+        every_bytes: 64 << 10,
+        every_entries: 50,
+        keep_bytes: 0,
+        keep_entries: 1,
+        interval: Duration::from_millis(20),
+    };
+    for peer in &mut all {
+        peer.rules = rules;
+    }
+    for peer in &mut all[..3] {
+        peer.start(start.clone()).await;
+    }
+    let lead = leader(&all[..3]).await;
+    for n in 0..300 {
+        all[n % 3].put(&format!("/k/{}", n % 100), &"x".repeat(1000)).await.unwrap();
+    }
+    wait_for_purge(all[lead].consensus()).await;
+
+    let via = all[(lead + 1) % 3].clients_at.to_string();
+    all[3].start(Start::Join(via)).await;
+    let cluster = all[3].belongs().await.unwrap();
+    assert_eq!(cluster, all[0].belongs().await.unwrap());
+    assert_eq!(all[3].value("/k/7").await, Some("x".repeat(1000)));
+    let deadline = soon();
+    while all[lead].voters() != ["a", "b", "c", "d"] {
+        assert!(Instant::now() < deadline, "it does not become a voter: {:?}", all[lead].voters());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    all[3].put("/from/d", "1").await.unwrap();
+
+    let gone = all[3].id();
+    let left = all[0].consensus().remove(gone, soon()).await.unwrap();
+    assert_eq!(left.len(), 3);
+    let reason = all[3].failed().await;
+    assert!(reason.contains("was removed from its cluster"), "{reason}");
+    all[3].kill();
+    let error = all[3].try_start(Start::Single).await.unwrap_err().to_string();
+    assert!(error.contains("start it with --join"), "{error}");
+    // Who did not hear of the outcome asks again.
+    assert_eq!(all[0].consensus().remove(gone, soon()).await.unwrap().len(), 3);
+    let never = quorate_proto::MemberId::new(gone.get() ^ 1).unwrap();
+    let error = all[0].consensus().remove(never, soon()).await.unwrap_err().to_string();
+    assert!(error.contains("there is no member"), "{error}");
+}
+
+async fn wait_for_purge(consensus: &quorate_server::consensus::Consensus) {
+    let waited = consensus.raft().wait(Some(Duration::from_secs(20)));
+    waited.metrics(|metrics| metrics.purged.is_some_and(|log_id| log_id.index > 50), "a purge").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_removed_while_it_was_away_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three(&root).await;
+    peers[0].put("/a", "1").await.unwrap();
+    let lead = leader(&peers).await;
+    let (away, other) = ((lead + 1) % 3, (lead + 2) % 3);
+    let id = peers[away].id();
+    peers[away].stop().await;
+    peers[other].consensus().remove(id, soon()).await.unwrap();
+    peers[other].put("/a", "2").await.unwrap();
+    let term = peers[lead].consensus().status().term;
+
+    peers[away].start(Start::Single).await;
+    let reason = peers[away].failed().await;
+    assert!(reason.contains("was removed from its cluster"), "{reason}");
+    assert_eq!(peers[lead].consensus().status().term, term, "it did not disturb");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_leaves_no_reachable_quorum_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three(&root).await;
+    let lead = leader(&peers).await;
+    let (down, other) = ((lead + 1) % 3, (lead + 2) % 3);
+    let (down_id, other_id) = (peers[down].id(), peers[other].id());
+    peers[down].kill();
+    let deadline = soon();
+    loop {
+        // Until the leader has missed its answers for a while, the other counts as reachable.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        match peers[lead].consensus().remove(other_id, soon()).await {
+            Err(ConsensusError::Membership { reason }) => {
+                assert!(reason.contains(&format!("{down_id}")) && reason.contains("remove it first"), "{reason}");
+                break;
+            }
+            other => assert!(Instant::now() < deadline, "{other:?}"),
+        }
+    }
+    // The one that is down can go.
+    peers[lead].consensus().remove(down_id, soon()).await.unwrap();
+    peers[other].put("/a", "1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_member_that_meets_its_old_cluster_refuses() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three(&root).await;
+    let start = cluster_of(&peers);
+    let away = (leader(&peers).await + 1) % 3;
+    let old = peers[away].id();
+    peers[away].stop().await;
+    peers[away].dir = root.path().join("new disk");
+    peers[away].start(start).await;
+    let refusal = peers[away].belongs().await.unwrap_err();
+    assert!(refusal.contains("remove the old one from the cluster, then start this one with --join"), "{refusal}");
+    assert_ne!(peers[away].id(), old);
+    peers[away].kill();
+
+    // What it says works.
+    let other = (away + 1) % 3;
+    let via = Start::Join(peers[other].clients_at.to_string());
+    peers[away].start(via.clone()).await;
+    let refusal = peers[away].belongs().await.unwrap_err();
+    assert!(refusal.contains("remove that one first"), "{refusal}");
+    peers[away].kill();
+    peers[other].consensus().remove(old, soon()).await.unwrap();
+    peers[away].start(via).await;
+    peers[away].belongs().await.unwrap();
+    peers[away].put("/a", "1").await.unwrap();
+    assert_eq!(peers[away].value("/a").await.as_deref(), Some("1"));
+}
+
+/// § Digest: the minority value steps out, the majority goes on; without a majority none takes writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digest_a_member_that_differs_from_the_majority_steps_out() {
+    let root = tempfile::tempdir().unwrap();
+    let peers = three(&root).await;
+    peers[0].put("/a", "1").await.unwrap();
+    for peer in &peers {
+        peer.plant_digest(1024, 7);
+        peer.compare().await;
+        assert_eq!(peer.consensus().diverged(), None);
+    }
+    for (peer, digest) in peers.iter().zip([1, 2, 3]) {
+        peer.plant_digest(2048, digest);
+    }
+    for peer in &peers {
+        peer.compare().await;
+        assert_eq!(peer.consensus().diverged(), Some(2048));
+    }
+    let refused = peers[leader(&peers).await].consensus();
+    let soon = Instant::now() + Duration::from_millis(500);
+    let error = refused.propose(put("/b", "1", None), soon).await.unwrap_err();
+    assert_eq!(error.happened(), quorate_server::error::Happened::No, "{error}");
+
+    let wrong = (leader(&peers).await + 1) % 3;
+    for (i, peer) in peers.iter().enumerate() {
+        peer.plant_digest(2048, if i == wrong { 9 } else { 8 });
+    }
+    for peer in &peers {
+        peer.compare().await;
+    }
+    let reason = peers[wrong].failed().await;
+    assert!(reason.contains("2048") && reason.contains("join again"), "{reason}");
+    peers[(wrong + 1) % 3].put("/b", "1").await.unwrap();
+}
