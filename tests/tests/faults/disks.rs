@@ -1,0 +1,188 @@
+//! Disks that fill under all members, and one that fails under one member.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use quorate::{Client, Happened, Reason};
+use quorate_tests::cluster::Cluster;
+use quorate_tests::load::Load;
+use quorate_tests::tmpfs::Tmpfs;
+use quorate_tests::wait::until;
+
+use crate::{client, progress};
+
+/// Bytes that no compression makes smaller, different for each key.
+fn noise(seed: u64, bytes: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+const DISK_MIB: u64 = 512;
+const WRITERS: u64 = 4;
+const VALUE_BYTES: usize = 8 << 10;
+
+/// Puts until space is short; what was acknowledged, by key, with the seed of its value.
+async fn fill(client: &Client, prefix: &'static str) -> BTreeMap<String, u64> {
+    let full = Arc::new(AtomicBool::new(false));
+    let writers = (0..WRITERS).map(|writer| {
+        let (client, full) = (client.clone(), full.clone());
+        tokio::spawn(async move {
+            let mut acknowledged = BTreeMap::new();
+            let mut n = 0;
+            while !full.load(Ordering::Relaxed) {
+                n += 1;
+                let (key, seed) = (format!("{prefix}/{writer}/{n}"), writer << 32 | n);
+                match client.put(key.clone(), noise(seed, VALUE_BYTES)).await {
+                    Ok(_) => drop(acknowledged.insert(key, seed)),
+                    Err(error) => {
+                        assert_eq!(error.reason(), Some(Reason::DiskSpace), "{error}");
+                        assert_eq!(error.happened(), Happened::No, "{error}");
+                        full.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+            acknowledged
+        })
+    });
+    let mut sum = BTreeMap::new();
+    for writer in writers.collect::<Vec<_>>() {
+        sum.extend(writer.await.unwrap());
+    }
+    sum
+}
+
+async fn assert_all_there(client: &Client, prefix: &str, acknowledged: &BTreeMap<String, u64>) {
+    let mut found = 0;
+    let mut kvs = client.prefix(prefix).page_size(200).stream();
+    while let Some(kv) = kvs.next().await {
+        let kv = kv.unwrap();
+        let seed = acknowledged.get(kv.key_text().as_ref()).expect("only what was acknowledged is there");
+        assert!(kv.value == noise(*seed, VALUE_BYTES), "{} has another value", kv.key_text());
+        found += 1;
+    }
+    assert_eq!(found, acknowledged.len(), "an acknowledged write is lost");
+}
+
+async fn free_mib(cluster: &Cluster) -> Vec<u64> {
+    let mut free = Vec::new();
+    for i in cluster.running() {
+        free.push(cluster.status(i).await.unwrap().disk_free_bytes >> 20);
+    }
+    free
+}
+
+async fn puts_succeed(client: &Client) {
+    until("puts to succeed again", || async {
+        client.put("/after", "space").await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+/// Three members, each on a disk of so many MiB, of which 256 MiB are kept free.
+async fn on_small_disks(disks: &[Tmpfs]) -> Cluster {
+    let flags = ["--disk-reserve-bytes", "268435456", "--snapshot-log-bytes", "4194304"];
+    let mut cluster = Cluster::prepare(disks.len(), &flags).await;
+    for (place, disk) in cluster.places.iter_mut().zip(disks) {
+        place.data = disk.data();
+    }
+    cluster.run_all().await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_fill_refuse_growth_in_time_and_recover_when_they_are_enlarged() {
+    let Some(disks) = Tmpfs::mount_many(3, 512) else { return };
+    let mut cluster = on_small_disks(&disks).await;
+    let client = client(&cluster).await;
+    let mut acknowledged = fill(&client, "/fill").await;
+    println!("{} puts of {VALUE_BYTES} bytes, free {:?} MiB", acknowledged.len(), free_mib(&cluster).await);
+
+    // What the databases free in the background may let growth in again for a while; so that it stays refused, all but
+    // 64 MiB of what is free now is taken away.
+    for (disk, free) in disks.iter().zip(free_mib(&cluster).await) {
+        disk.resize(u32::try_from(DISK_MIB - free + 64).unwrap());
+    }
+    let refused = || async {
+        match client.put("/more", "x").await {
+            Err(error) if error.reason() == Some(Reason::DiskSpace) => Ok(error),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    until("growth to be refused", refused).await;
+    // It is refused again and again; all else goes on.
+    for _ in 0..20 {
+        let error = refused().await.expect("growth is refused");
+        assert_eq!(error.happened(), Happened::No, "{error}");
+    }
+    let more = client.delete("/more").await.unwrap().deleted;
+    assert!(more <= 1);
+    assert_all_there(&client, "/fill/", &acknowledged).await;
+    for n in 1..=50 {
+        let key = format!("/fill/0/{n}");
+        assert_eq!(client.delete(key.clone()).await.unwrap().deleted, 1);
+        acknowledged.remove(&key);
+    }
+    let revision = client.get("/fill").await.unwrap().header.revision;
+    client.compact(revision).await.unwrap();
+    for i in 0..3 {
+        assert!(cluster.process(i).ended().is_none(), "a member died of a full disk");
+    }
+    assert!(free_mib(&cluster).await.iter().all(|free| *free > 0), "the reserve was used up");
+
+    for disk in &disks {
+        disk.resize(1024);
+    }
+    puts_succeed(&client).await;
+    assert_all_there(&client, "/fill/", &acknowledged).await;
+    cluster.assert_same_digests().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_under_one_member_ends_it_and_the_cluster_goes_on() {
+    let Some(disks) = Tmpfs::mount_many(3, 512) else { return };
+    // The reserve is small, so that the disk fails before growth is refused.
+    let mut cluster = Cluster::prepare(3, &["--disk-reserve-bytes", "1048576"]).await;
+    for (place, disk) in cluster.places.iter_mut().zip(&disks) {
+        place.data = disk.data();
+    }
+    cluster.run_all().await;
+    let leader = cluster.wait_for_leader().await;
+    let follower = (leader + 1) % 3;
+    let client = client(&cluster).await;
+    let load = Load::start(&client, 2);
+    progress(&client, 50).await;
+
+    disks[follower].fill();
+    let large = noise(7, 256 << 10);
+    let mut n = 0;
+    while cluster.process(follower).ended().is_none() {
+        client.put("/large", large.clone()).await.unwrap();
+        n += 1;
+        assert!(n < 2_000, "{n} large values were taken by a disk without space");
+    }
+    let said = cluster.ended(follower).await;
+    println!("{}", said.lines().last().unwrap_or_default());
+    assert!(said.contains("No space left on device"), "{said}");
+
+    progress(&client, 100).await;
+    let started = std::time::Instant::now();
+    client.get("/large").await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10));
+    disks[follower].unfill();
+    cluster.run(follower);
+    cluster.wait_for_leader().await;
+    let report = load.finish().await;
+    assert!(report.refused.is_empty(), "{:?}", report.refused);
+    report.assert_all_there_once(&client).await;
+    cluster.assert_same_digests().await;
+}
