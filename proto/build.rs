@@ -22,10 +22,16 @@ mod wire {
         "quorate/v1/cluster.proto",
         "quorate/v1/admin.proto",
         "quorate/peer/v1/peer.proto",
+        "etcd/kv.proto",
+        "etcd/auth.proto",
+        "etcd/rpc.proto",
+        "etcd/lock.proto",
+        "etcd/election.proto",
     ];
 
     pub fn compile() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=quorate");
+        println!("cargo:rerun-if-changed=etcd");
         let descriptors = protox::compile(FILES, ["."])?;
         let out = PathBuf::from(std::env::var("OUT_DIR")?);
         std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;

@@ -1,4 +1,4 @@
-//! The wire messages of Quorate, compiled from `proto/quorate/**.proto`, and the newtypes that
+//! The wire messages of Quorate, compiled from `proto/quorate/**.proto` and `proto/etcd/*.proto`, and the newtypes that
 //! every side of a wire needs.
 //!
 //! Invariants:
@@ -26,6 +26,32 @@ pub mod v1 {
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod peer {
     tonic::include_proto!("quorate.peer.v1");
+}
+
+/// Messages and services of etcd's v3 wire. The packages refer to each other as siblings.
+#[cfg(feature = "wire")]
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod etcd {
+    /// Package `authpb`.
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+    /// Package `mvccpb`.
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+    /// Package `etcdserverpb`.
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+    /// Package `v3lockpb`.
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+    /// Package `v3electionpb`.
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
 }
 
 /// The encoded descriptors of all files, for gRPC reflection.
