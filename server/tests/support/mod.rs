@@ -9,21 +9,23 @@
 pub mod net;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::Mutex;
 use quorate_proto::{ClientId, Key, MemberId, Revision};
+use quorate_server::config::Timing;
 use quorate_server::consensus::disk_watch::DiskSpace;
 use quorate_server::consensus::log_disk::{LogDisk, LogLoad, LogOp, RocksLogDisk};
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::types::Entry;
 use quorate_server::consensus::types::Node;
-use quorate_server::consensus::{ApplySink, Consensus, Leadership, Params, Proposed, Timing};
+use quorate_server::consensus::{ApplySink, Consensus, Leadership, Params, Proposed};
 use quorate_server::error::ConsensusError;
 use quorate_server::tasks::Tasks;
 use quorate_state::command::{Command, Envelope, Expect, Owner, Principal, Put, RequestId};
@@ -147,7 +149,7 @@ impl Cluster {
         self.generation += 1;
         let old = self.paths[&id].clone();
         let new = self.dir.path().join(format!("{id}-{}", self.generation));
-        copy_dir(&old, &new);
+        copy_as_of_one_moment(&old, &new).await;
         self.paths.insert(id, new);
         member.tasks.stop();
         member.consensus.raft().shutdown().await.unwrap();
@@ -297,16 +299,46 @@ pub async fn ended(tasks: &Tasks) {
     tokio::time::timeout(Duration::from_secs(20), tasks.ended()).await.expect("all tasks end");
 }
 
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
+/// Copies a directory that is in use as a crash would leave it: as it was at one moment. A copy during which
+/// anything changed holds files of different moments, which no crash leaves; it is made again.
+async fn copy_as_of_one_moment(from: &Path, to: &Path) {
+    let deadline = soon();
+    loop {
+        let before = listing(from);
+        let copied = before.is_some() && copy_dir(from, to).is_ok();
+        if copied && before == listing(from) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} never holds still", from.display());
+        std::fs::remove_dir_all(to).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What is in a directory, each file with what changes when it is written to. None if it changed while it was read.
+fn listing(dir: &Path) -> Option<BTreeMap<PathBuf, (u64, u64, SystemTime)>> {
+    let mut found = BTreeMap::new();
+    for item in std::fs::read_dir(dir).ok()? {
+        let path = item.ok()?.path();
+        let meta = std::fs::symlink_metadata(&path).ok()?;
+        if meta.is_dir() {
+            found.extend(listing(&path)?);
+        }
+        found.insert(path, (meta.ino(), meta.len(), meta.modified().ok()?));
+    }
+    Some(found)
+}
+
+fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for item in std::fs::read_dir(from)? {
+        let item = item?;
         let target = to.join(item.file_name());
-        if item.file_type().unwrap().is_dir() {
-            copy_dir(&item.path(), &target);
+        if item.file_type()?.is_dir() {
+            copy_dir(&item.path(), &target)?;
         } else if item.file_name() != "LOCK" {
-            // A file may go meanwhile: compaction.
-            let _ = std::fs::copy(item.path(), &target);
+            std::fs::copy(item.path(), &target)?;
         }
     }
+    Ok(())
 }
