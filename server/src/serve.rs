@@ -37,8 +37,6 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const HAND_OVER_MAX: usize = 256;
 /// Threads for long reads, for each door runtime.
 const BLOCKING_THREADS_MAX: usize = 8;
-/// When the member stops without having drained.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,16 +48,7 @@ pub struct Doors {
     trackers: Vec<TaskTracker>,
 }
 
-/// How many door runtimes a setting of 0 means: one a core, at most four.
-fn door_threads(setting: usize) -> usize {
-    match setting {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4),
-        threads => threads,
-    }
-}
-
-/// Opens the doors: serves `routes` on every connection to `listener`, on `threads` runtimes (0: one a core, at most
-/// four). `on` accepts.
+/// Opens the doors: serves `routes` on every connection to `listener`, on `threads` runtimes. `on` accepts.
 pub fn open(
     listener: std::net::TcpListener,
     routes: &Routes,
@@ -73,7 +62,7 @@ pub fn open(
     let connections = Arc::new(AtomicUsize::new(0));
     let mut doors = Vec::new();
     let mut trackers = Vec::new();
-    for _ in 0..door_threads(threads) {
+    for _ in 0..threads.max(1) {
         let (hand_over, arrivals) = mpsc::channel(HAND_OVER_MAX);
         let door = Door {
             arrivals,
@@ -201,7 +190,7 @@ impl Door {
             }
         }
         self.tracker.close();
-        let _ = timeout_at(Instant::now() + STOP_PATIENCE, self.tracker.wait()).await;
+        self.tracker.wait().await;
     }
 
     fn connect(&self, stream: std::net::TcpStream) {
@@ -257,7 +246,12 @@ async fn serve_connection(
         until = drain.wait_for(Option::is_some) => until.ok().and_then(|until| *until),
         () = tasks.stopped() => None,
     };
+    // A member that stops has drained before; one that is cut off owes nobody an answer.
+    let Some(until) = until else { return Ok(()) };
     connection.as_mut().graceful_shutdown();
-    let until = until.unwrap_or_else(|| Instant::now() + STOP_PATIENCE);
-    timeout_at(until, connection).await.unwrap_or(Ok(()))
+    tokio::select! {
+        biased;
+        done = timeout_at(until, connection) => done.unwrap_or(Ok(())),
+        () = tasks.stopped() => Ok(()),
+    }
 }

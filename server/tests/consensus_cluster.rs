@@ -329,6 +329,30 @@ async fn a_removal_whose_leader_goes_in_the_middle_is_unknown_and_is_finished_by
 }
 
 /// A transfer that was not answered in time was told as refused, though the other could still take over.
+/// A leader that removed itself fell silent, and writes waited for several seconds until the others missed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_to_be_removed_hands_over_and_the_next_one_removes_it() {
+    let cluster = Cluster::new(5).await;
+    for asked_at_the_leader in [true, false] {
+        let members: Vec<u64> = {
+            let leader = cluster.leader().await;
+            leader.consensus.status().members.iter().map(|member| member.id.get()).collect()
+        };
+        let old = cluster.leader_among(&members).await;
+        let others: Vec<u64> = members.iter().copied().filter(|id| *id != old.id).collect();
+        old.put("/a", "before", soon()).await.unwrap();
+        let term = old.consensus.status().term;
+        let asked = if asked_at_the_leader { old.clone() } else { cluster.running[&others[0]].clone() };
+
+        let left = asked.consensus.remove(member_id(old.id), soon()).await.unwrap();
+        assert_eq!(left.len(), others.len());
+        let new = cluster.leader_among(&others).await;
+        let changed = *new.consensus.raft().metrics().borrow_watched().membership_config.log_id();
+        assert!(changed.unwrap().leader_id.term > term, "the next leader did it: {changed:?}, before {term}");
+        new.put("/a", "after", soon()).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_is_not_answered_in_time_may_have_happened() {
     let cluster = Cluster::new(3).await;

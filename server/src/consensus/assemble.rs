@@ -95,7 +95,7 @@ impl Assembly {
             network: NetworkFactory::new(links.clone()),
             peers: Arc::new(forwarder),
             disk,
-            timing: raft_timing(self.timing),
+            timing: self.timing,
             snapshot_rules: self.snapshot_rules,
         })
         .await?;
@@ -116,14 +116,5 @@ impl Assembly {
             runtime,
         };
         Ok(Assembled { consensus, local, bootstrap, comparison })
-    }
-}
-
-fn raft_timing(timing: Timing) -> crate::consensus::Timing {
-    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    crate::consensus::Timing {
-        heartbeat_ms: ms(timing.heartbeat),
-        election_min_ms: ms(timing.election_min),
-        election_max_ms: ms(timing.election_max),
     }
 }

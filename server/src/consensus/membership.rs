@@ -5,6 +5,7 @@
 //!   interrupted there is finished before the next begins.
 //! - A change that began is finished by the leader even when its caller is gone.
 //! - A learner votes only once it has caught up; a removal never takes away the quorum that can be reached.
+//! - A leader does not remove itself; it hands over first.
 //! - A change of voters is two entries. One that failed between them may have happened, and is told so.
 //! - Every change can be asked for again after an unknown outcome: what is so already, and committed, is answered as
 //!   done.
@@ -37,6 +38,9 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Between two looks at who leads.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// For another member to take over from a leader that is to be removed.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two attempts to finish what was interrupted.
 const FINISH_PAUSE: Duration = Duration::from_millis(100);
@@ -303,7 +307,20 @@ impl Consensus {
             return Err(refused(format!("member {id} is the only voter; a cluster without one cannot be")));
         }
         self.check_quorum_without(id, &left).await?;
+        if id == self.id() {
+            return Err(self.give_way().await);
+        }
         self.change_voters(ChangeMembers::RemoveVoters(gone), false).await
+    }
+
+    /// The leader does not remove itself: the others would wait for it until their timeouts are over. It hands over, and
+    /// the caller asks the next leader.
+    async fn give_way(&self) -> ConsensusError {
+        if self.hand_over(HAND_OVER_PATIENCE).await {
+            no_leader("leadership was handed over, so that another leader can remove this member")
+        } else {
+            refused(format!("member {} leads, and no other took over in time; ask again", self.id()))
+        }
     }
 
     /// Refuses when those who are left could not go on. A leader that was just elected has heard of nobody yet, so they

@@ -42,7 +42,7 @@ pub mod status;
 pub mod types;
 
 pub use handle::Consensus;
-pub use start::{Params, StartError, Timing};
+pub use start::{Params, StartError};
 
 use tokio::time::Instant;
 

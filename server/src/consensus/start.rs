@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::config::Timing;
 use crate::consensus::applier::Applier;
 use crate::consensus::apply_thread::ApplyThread;
 use crate::consensus::barrier::BarrierHandle;
@@ -41,23 +42,6 @@ use crate::tasks::{Task, Tasks};
 
 /// Jobs that wait for the apply thread; openraft sends one at a time.
 const APPLY_JOBS_MAX: usize = 8;
-
-/// Raft's timing.
-#[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// Between heartbeats.
-    pub heartbeat_ms: u64,
-    /// Without a leader for at least so long: campaign.
-    pub election_min_ms: u64,
-    /// And at most so long.
-    pub election_max_ms: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self { heartbeat_ms: 75, election_min_ms: 250, election_max_ms: 500 }
-    }
-}
 
 /// What consensus is started with.
 pub struct Params<N> {
@@ -252,16 +236,17 @@ impl Consensus {
 }
 
 fn config(timing: &Timing) -> Config {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "quorate".to_owned(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
+        heartbeat_interval: ms(timing.heartbeat),
+        election_timeout_min: ms(timing.election_min),
+        election_timeout_max: ms(timing.election_max),
         enable_pre_vote: Some(true),
         // A restarted leader's state may be behind what it acknowledged; and a new term means a new leader process.
         enable_leader_restore: Some(false),
         // Else a leader that reaches a minority keeps the rest from electing.
-        quorum_loss_probe_interval: Some(timing.election_max_ms * 2),
+        quorum_loss_probe_interval: Some(ms(timing.election_max * 2)),
         // One entry is a whole batch: the snapshotter counts bytes instead.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX >> 1,
