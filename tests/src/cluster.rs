@@ -5,7 +5,9 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use quorate::{Client, ClientBuilder};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{StatusRequest, StatusResponse};
 use tempfile::TempDir;
@@ -85,6 +87,12 @@ impl Cluster {
     /// Client addresses of all members.
     pub fn endpoints(&self) -> Vec<String> {
         self.places.iter().map(|place| format!("http://{}", place.client)).collect()
+    }
+
+    /// A client of all members, whose calls wait out an election.
+    pub async fn client(&self) -> Client {
+        let builder = ClientBuilder::default().endpoints(self.endpoints()).deadline(Duration::from_secs(30));
+        builder.connect().await.expect("connect to the cluster")
     }
 
     /// The flags with which member `i` is started.

@@ -12,6 +12,8 @@ use quorate::{Client, Happened};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::wait::until;
+
 /// Writers at work.
 pub struct Load {
     stop: watch::Sender<bool>,
@@ -54,6 +56,20 @@ impl Load {
         }
         sum
     }
+}
+
+/// Waits until the load has had another `writes` acknowledged, by the directory's own count.
+pub async fn progress(client: &Client, writes: u64) {
+    let children = || async {
+        let stat = client.stat("/load").await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(stat.directory.map_or(0, |directory| directory.children))
+    };
+    let before = until("the load's directory", children).await;
+    until("the load to go on", || async {
+        let now = children().await?;
+        if now >= before + writes { Ok(()) } else { Err(format!("{now} children, {before} before")) }
+    })
+    .await;
 }
 
 async fn write(client: Client, writer: usize, stopping: watch::Receiver<bool>) -> Report {

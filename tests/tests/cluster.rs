@@ -5,33 +5,14 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use quorate::{Client, ClientBuilder};
+use quorate::ClientBuilder;
 use quorate_tests::cluster::Cluster;
-use quorate_tests::load::Load;
-use quorate_tests::wait::until;
-
-async fn client(cluster: &Cluster) -> Client {
-    ClientBuilder::default().endpoints(cluster.endpoints()).deadline(Duration::from_secs(30)).connect().await.unwrap()
-}
-
-/// Waits until the load has had another `writes` acknowledged, by the directory's own count.
-async fn progress(client: &Client, writes: u64) {
-    let children = || async {
-        let stat = client.stat("/load").await.map_err(|error| error.to_string())?;
-        Ok::<_, String>(stat.directory.map_or(0, |directory| directory.children))
-    };
-    let before = until("the load's directory", children).await;
-    until("the load to go on", || async {
-        let now = children().await?;
-        if now >= before + writes { Ok(()) } else { Err(format!("{now} children, {before} before")) }
-    })
-    .await;
-}
+use quorate_tests::load::{Load, progress};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_killed_in_a_loop_lose_no_acknowledged_write_and_apply_none_twice() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 8);
     for _ in 0..4 {
         progress(&client, 50).await;
@@ -56,7 +37,7 @@ async fn leaders_killed_in_a_loop_lose_no_acknowledged_write_and_apply_none_twic
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_fails_no_retryable_request() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 8);
     for i in 0..3 {
         progress(&client, 50).await;
@@ -75,7 +56,7 @@ async fn a_rolling_restart_under_load_fails_no_retryable_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_cluster_killed_at_once_has_everything_after_its_restart() {
     let mut cluster = Cluster::start(3).await;
-    let before = client(&cluster).await;
+    let before = cluster.client().await;
     let load = Load::start(&before, 8);
     progress(&before, 200).await;
     for i in 0..3 {
@@ -86,14 +67,14 @@ async fn a_whole_cluster_killed_at_once_has_everything_after_its_restart() {
         cluster.run(i);
     }
     cluster.wait_for_leader().await;
-    report.assert_all_there_once(&client(&cluster).await).await;
+    report.assert_all_there_once(&cluster.client().await).await;
     cluster.assert_same_digests().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_member_killed_under_load_has_everything_after_its_restart() {
     let mut cluster = Cluster::start(1).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 4);
     for _ in 0..2 {
         progress(&client, 100).await;
@@ -124,7 +105,7 @@ async fn a_member_without_a_quorum_says_so_within_the_deadline_and_whether_the_w
     let happened = error.happened();
     cluster.run(1);
     cluster.wait_for_leader().await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let there = client.get("/a").await.unwrap().kv.is_some();
     assert!(!(there && happened == quorate::Happened::No), "the error said No, but the write happened");
     assert!(client.get("/a").serializable().await.is_ok());
@@ -133,7 +114,7 @@ async fn a_member_without_a_quorum_says_so_within_the_deadline_and_whether_the_w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_survives_the_kill_of_its_member_without_gap_or_duplicate() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let mut watch = client.watch("/load").subtree().start().await.unwrap();
     let load = Load::start(&client, 4);
     let mut seen = std::collections::BTreeSet::new();
@@ -163,7 +144,7 @@ async fn a_watch_survives_the_kill_of_its_member_without_gap_or_duplicate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader_is_replaced_and_comes_back_as_a_follower() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 4);
     progress(&client, 50).await;
     let leader = cluster.wait_for_leader().await;
@@ -179,7 +160,7 @@ async fn a_paused_leader_is_replaced_and_comes_back_as_a_follower() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_member_causes_no_election() {
     let cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let leader = cluster.wait_for_leader().await;
     let term = cluster.status(leader).await.unwrap().header.unwrap().raft_term;
     let load = Load::start(&client, 64);

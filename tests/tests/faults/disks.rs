@@ -9,11 +9,9 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use quorate::{Client, Happened, Reason};
 use quorate_tests::cluster::Cluster;
-use quorate_tests::load::Load;
+use quorate_tests::load::{Load, progress};
 use quorate_tests::tmpfs::Tmpfs;
 use quorate_tests::wait::until;
-
-use crate::{client, progress};
 
 /// Bytes that no compression makes smaller, different for each key.
 fn noise(seed: u64, bytes: usize) -> Bytes {
@@ -103,7 +101,7 @@ async fn on_small_disks(disks: &[Tmpfs]) -> Cluster {
 async fn disks_that_fill_refuse_growth_in_time_and_recover_when_they_are_enlarged() {
     let Some(disks) = Tmpfs::mount_many(3, 512) else { return };
     let mut cluster = on_small_disks(&disks).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let mut acknowledged = fill(&client, "/fill").await;
     println!("{} puts of {VALUE_BYTES} bytes, free {:?} MiB", acknowledged.len(), free_mib(&cluster).await);
 
@@ -158,7 +156,7 @@ async fn a_disk_that_fails_under_one_member_ends_it_and_the_cluster_goes_on() {
     cluster.run_all().await;
     let leader = cluster.wait_for_leader().await;
     let follower = (leader + 1) % 3;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 2);
     progress(&client, 50).await;
 

@@ -10,8 +10,6 @@ use quorate_proto::v1::kv_client::KvClient;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::wait::until;
 
-use crate::client;
-
 const VALUE_BYTES: usize = 100;
 const OUTSTANDING: usize = 4_096;
 
@@ -61,7 +59,7 @@ async fn restart(cluster: &mut Cluster, how: &str, keys: u64) {
         times.push(answers(cluster, i, started).await);
     }
     println!("all {} {how}: answer after {times:?}, resident {:?}", times.len(), memory(cluster));
-    let count = client(cluster).await.prefix("/many/").count().await.unwrap();
+    let count = cluster.client().await.prefix("/many/").count().await.unwrap();
     assert_eq!(count, keys, "after members were {how}");
     println!("  resident after the count {:?}", memory(cluster));
 }
@@ -69,7 +67,7 @@ async fn restart(cluster: &mut Cluster, how: &str, keys: u64) {
 async fn story(size: usize) {
     let keys = keys();
     let mut cluster = Cluster::start(size).await;
-    load(&client(&cluster).await, keys).await;
+    load(&cluster.client().await, keys).await;
     println!("resident after the load {:?}", memory(&mut cluster));
     if size > 1 {
         cluster.kill(0);

@@ -2,10 +2,8 @@
 
 use quorate::{Client, Happened, MemberId};
 use quorate_tests::cluster::Cluster;
-use quorate_tests::load::Load;
+use quorate_tests::load::{Load, progress};
 use quorate_tests::wait::until;
-
-use crate::{client, progress};
 
 async fn id_of(client: &Client, name: &str) -> MemberId {
     let members = client.members().await.unwrap();
@@ -36,7 +34,7 @@ const WAY_BACK: &str = "empty its directory and start it with --join";
 async fn a_removed_member_is_told_ends_and_disturbs_nobody() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_for_leader().await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let (running, away) = ((leader + 1) % 3, (leader + 2) % 3);
     let before = term(&cluster, leader).await;
 
@@ -82,7 +80,7 @@ async fn voters(client: &Client, count: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_joins_under_load_and_then_the_leader_is_removed() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 4);
     progress(&client, 100).await;
     cluster.join(0);

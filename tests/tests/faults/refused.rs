@@ -8,8 +8,6 @@ use quorate_tests::cluster::Cluster;
 use quorate_tests::process::Process;
 use quorate_tests::wait::until;
 
-use crate::client;
-
 /// Every file with what is in it, but the lock and what the databases tell about themselves in plain text.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -58,7 +56,7 @@ async fn refuses_unchanged(arguments: &[String], dir: &Path, says: &[&str]) {
 /// A single member that had some keys and was stopped.
 async fn used() -> Cluster {
     let mut cluster = Cluster::start(1).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     for i in 0..100 {
         client.put(format!("/a/{i}"), vec![b'x'; 1_000]).await.unwrap();
     }
@@ -70,7 +68,7 @@ async fn used() -> Cluster {
 async fn comes_back(cluster: &mut Cluster) {
     cluster.run(0);
     cluster.wait_for_leader().await;
-    assert_eq!(client(cluster).await.prefix("/a/").count().await.unwrap(), 100);
+    assert_eq!(cluster.client().await.prefix("/a/").count().await.unwrap(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,7 +81,7 @@ async fn a_directory_in_use_of_another_name_or_of_a_stranger_is_refused() {
 
     comes_back(&mut cluster).await;
     refuses(&arguments, &["is in use by another process", "give this member a directory of its own"]).await;
-    assert!(client(&cluster).await.get("/a/1").await.is_ok(), "the first one goes on");
+    assert!(cluster.client().await.get("/a/1").await.is_ok(), "the first one goes on");
     cluster.stop(0);
 
     let foreign = cluster.dir().join("foreign");
@@ -185,7 +183,7 @@ async fn a_flipped_byte_among_the_values_is_an_error_and_never_another_value() {
     fs::write(&table, bytes).unwrap();
     cluster.run(0);
     cluster.wait_for_leader().await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let mut errors = 0;
     for i in 0..100 {
         match client.get(format!("/a/{i}")).deadline(std::time::Duration::from_secs(2)).await {
@@ -205,7 +203,7 @@ async fn a_flipped_byte_among_the_values_is_an_error_and_never_another_value() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_member_that_meets_a_running_cluster_is_told_to_join() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     client.put("/a", "1").await.unwrap();
     cluster.kill(2);
     fs::remove_dir_all(&cluster.places[2].data).unwrap();
@@ -226,7 +224,7 @@ async fn an_empty_member_that_meets_a_running_cluster_is_told_to_join() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_with_a_directory_of_another_cluster_is_refused_and_disturbs_nobody() {
     let mut cluster = Cluster::start(3).await;
-    client(&cluster).await.put("/of", "the first").await.unwrap();
+    cluster.client().await.put("/of", "the first").await.unwrap();
     for i in 0..3 {
         cluster.kill(i);
     }
@@ -237,7 +235,7 @@ async fn a_member_with_a_directory_of_another_cluster_is_refused_and_disturbs_no
         fs::remove_dir_all(&cluster.places[i].data).unwrap();
     }
     cluster.run_all().await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     client.put("/of", "the second").await.unwrap();
     cluster.kill(0);
     let leader = cluster.wait_for_leader().await;

@@ -6,10 +6,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use quorate_tests::cluster::Cluster;
-use quorate_tests::load::Load;
+use quorate_tests::load::{Load, progress};
 use quorate_tests::wait::until;
-
-use crate::{client, progress};
 
 /// The newest write-ahead file of a member's log.
 fn newest(data: &Path) -> PathBuf {
@@ -20,7 +18,7 @@ fn newest(data: &Path) -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unfinished_record_at_the_end_of_the_log_is_passed_over() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 4);
     for member in 0..3 {
         progress(&client, 100).await;
@@ -43,7 +41,7 @@ async fn an_unfinished_record_at_the_end_of_the_log_is_passed_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_lost_what_it_had_synced_costs_the_cluster_nothing_and_the_member_can_be_replaced() {
     let mut cluster = Cluster::start(3).await;
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let load = Load::start(&client, 4);
     progress(&client, 100).await;
     let leader = cluster.wait_for_leader().await;
