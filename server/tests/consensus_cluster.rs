@@ -328,7 +328,6 @@ async fn a_removal_whose_leader_goes_in_the_middle_is_unknown_and_is_finished_by
     assert!(matches!(refused, ConsensusError::Membership { .. }), "{refused}");
 }
 
-/// A transfer that was not answered in time was told as refused, though the other could still take over.
 /// A leader that removed itself fell silent, and writes waited for several seconds until the others missed it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_to_be_removed_hands_over_and_the_next_one_removes_it() {
@@ -353,6 +352,7 @@ async fn a_leader_that_is_to_be_removed_hands_over_and_the_next_one_removes_it()
     }
 }
 
+/// A transfer that was not answered in time was told as refused, though the other could still take over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_is_not_answered_in_time_may_have_happened() {
     let cluster = Cluster::new(3).await;

@@ -86,7 +86,17 @@ impl Consensus {
     }
 
     async fn change(&self, change: MembershipChange, deadline: Instant) -> Result<Vec<Member>, ConsensusError> {
+        let leaves = change == MembershipChange::Remove(self.id());
         let index = self.change_at_leader(change, deadline).await?;
+        let mut members = if leaves { self.status().members } else { self.members_at(index, deadline).await };
+        // Who has left is not sent the entry that says so.
+        members.retain(|member| !leaves || member.id != self.id());
+        Ok(members)
+    }
+
+    /// The members once the entry at `index` is known here. It is committed; when this member learns of it too late, the
+    /// answer is what it knows.
+    async fn members_at(&self, index: u64, deadline: Instant) -> Vec<Member> {
         let mut metrics = self.raft().metrics();
         let known = async {
             loop {
@@ -96,9 +106,8 @@ impl Consensus {
                 }
             }
         };
-        // Done it is; when this member learns of it too late, the answer is what it knows.
         let _ = tokio::time::timeout_at(deadline, known).await;
-        Ok(self.status().members)
+        self.status().members
     }
 
     async fn change_at_leader(&self, change: MembershipChange, deadline: Instant) -> Result<u64, ConsensusError> {

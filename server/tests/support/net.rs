@@ -254,11 +254,12 @@ impl Peers for TestPeers {
 
     fn change(
         &self,
-        _leader: MemberId,
-        _change: MembershipChange,
-        _deadline: Instant,
+        leader: MemberId,
+        change: MembershipChange,
+        deadline: Instant,
     ) -> BoxFuture<'_, Result<u64, ConsensusError>> {
-        futures::future::ready(Err(ConsensusError::Membership { reason: "not in this network".to_owned() })).boxed()
+        let call = move |target: Consensus| async move { target.change_here(change, deadline).await };
+        self.forward(leader, deadline, call).boxed()
     }
 
     fn free_bytes(&self, member: MemberId) -> Option<u64> {
