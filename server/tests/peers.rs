@@ -190,6 +190,8 @@ async fn a_member_that_was_removed_while_it_was_away_is_told() {
     let lead = leader(&peers).await;
     let (away, other) = ((lead + 1) % 3, (lead + 2) % 3);
     let id = peers[away].id();
+    // One that has heard nothing of the cluster yet has nobody to ask.
+    assert_eq!(peers[away].value("/a").await.as_deref(), Some("1"));
     peers[away].stop().await;
     peers[other].consensus().remove(id, soon()).await.unwrap();
     peers[other].put("/a", "2").await.unwrap();

@@ -242,8 +242,13 @@ impl Bootstrap {
         loop {
             let mut strangers = Vec::new();
             for (_, address) in &others {
-                let answer = tokio::time::timeout(ANSWER_MAX, self.ask(address)).await;
-                match answer.ok().and_then(Result::ok).and_then(|answer| ClusterId::new(answer.cluster_id)) {
+                let answer = tokio::time::timeout(ANSWER_MAX, self.ask(address)).await.ok().and_then(Result::ok);
+                let removed = answer.as_ref().is_some_and(|answer| answer.asker_removed);
+                match answer.and_then(|answer| ClusterId::new(answer.cluster_id)) {
+                    Some(cluster) if Some(cluster) == own && removed => {
+                        self.local().set_removed();
+                        return Ok(());
+                    }
                     Some(cluster) if Some(cluster) == own => return Ok(()),
                     Some(cluster) => strangers.push(cluster),
                     None => {}

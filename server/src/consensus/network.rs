@@ -4,10 +4,12 @@
 //! - Answers to appends are in request order, one for each; a call ends when its input has ended and all answers are in.
 //! - A stream is kept for the next call only when nothing is in flight on it and no error was seen.
 //! - Every answer has a deadline: a lost one must not wedge the follower for good.
+//! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +124,12 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 Purpose::Heartbeat => option.hard_ttl(),
                 _ => option.soft_ttl().max(ANSWER_TTL_MIN),
             };
+            // openraft backs off where the first request is asked for: without it, an address that refuses connections
+            // would be tried again without end.
+            let mut input = input.peekable();
+            if Pin::new(&mut input).peek().await.is_none() {
+                return Ok(futures::stream::empty().boxed());
+            }
             let stream = match self.kept.take() {
                 Some(stream) => stream,
                 None => self.open().await?,

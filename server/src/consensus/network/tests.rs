@@ -99,6 +99,26 @@ async fn calls_share_a_stream_and_answers_are_in_order() {
     assert_eq!(test.streams(), 1);
 }
 
+/// openraft waits after a failure where it is asked for the first request. The stream was opened before that, so an
+/// address that refused was tried again thousands of times a second, until the member behind it was back or removed.
+#[tokio::test]
+async fn nothing_is_opened_before_there_is_a_request() {
+    let mut test = test(Manner::Answers).await;
+    let (streams, opened) = (test.streams.clone(), Arc::new(AtomicUsize::new(usize::MAX)));
+    let seen = opened.clone();
+    let asked = async move {
+        seen.store(streams.load(Ordering::SeqCst), Ordering::SeqCst);
+        append(4)
+    };
+    let input = futures::stream::once(asked).boxed();
+    let answers = test.network.stream_append(input, option()).await.unwrap();
+    assert_eq!(indexes(answers.collect().await), [4]);
+    assert_eq!((opened.load(Ordering::SeqCst), test.streams()), (0, 1));
+    test.network.kept = None;
+    assert!(test.call(0..0).await.is_empty());
+    assert_eq!(test.streams(), 1);
+}
+
 #[tokio::test]
 async fn requests_go_out_while_earlier_ones_are_unanswered() {
     let mut test = test(Manner::Collects(IN_FLIGHT_MAX)).await;
