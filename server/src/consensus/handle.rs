@@ -13,7 +13,6 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate_proto::{LeaseId, MemberId, Revision};
-use quorate_state::codec::encode_envelope;
 use quorate_state::command::Envelope;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,7 +22,7 @@ use crate::consensus::barrier::{BarrierHandle, Round, Target};
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::log::LogReader;
 use crate::consensus::peers::Peers;
-use crate::consensus::proposer::ProposerHandle;
+use crate::consensus::proposer::{Proposal, ProposerHandle};
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::types::Raft;
 use crate::consensus::{Leadership, LeaseClock, Proposed};
@@ -75,13 +74,13 @@ impl Consensus {
     /// proposed; one that was forwarded may still be.
     pub async fn propose(&self, envelope: Envelope, deadline: Instant) -> Result<Proposed, ConsensusError> {
         let repeatable = envelope.request.is_some();
-        let encoded = encode_envelope(&envelope);
+        let proposal = Proposal::new(&envelope);
         drop(envelope);
         let attempt = |at: Where| {
-            let encoded = encoded.clone();
+            let proposal = proposal.clone();
             let attempt: BoxFuture<'_, _> = match at {
-                Where::Here => Box::pin(self.propose_here(encoded, deadline)),
-                Where::At(leader) => self.parts.peers.command(leader, encoded, deadline),
+                Where::Here => Box::pin(self.pack(proposal, deadline)),
+                Where::At(leader) => self.parts.peers.command(leader, proposal.envelope().clone(), deadline),
             };
             attempt
         };
@@ -90,11 +89,15 @@ impl Consensus {
 
     /// Proposes an encoded envelope at this member, which must lead.
     pub async fn propose_here(&self, envelope: Bytes, deadline: Instant) -> Result<Proposed, ConsensusError> {
+        self.pack(Proposal::received(envelope)?, deadline).await
+    }
+
+    async fn pack(&self, proposal: Proposal, deadline: Instant) -> Result<Proposed, ConsensusError> {
         if let Some(log_index) = self.diverged() {
             let reason = format!("members differ at log index {log_index} and no digest has a majority; compare them");
             return Err(ConsensusError::MemberFailed { reason, happened: Happened::No });
         }
-        self.parts.proposer.propose(envelope, None, deadline).await
+        self.parts.proposer.propose(proposal, None, deadline).await
     }
 
     /// Like `propose`, but only if this member leads in `term`: for the leader's own jobs.
@@ -104,7 +107,7 @@ impl Consensus {
         envelope: Envelope,
         deadline: Instant,
     ) -> Result<Proposed, ConsensusError> {
-        self.parts.proposer.propose(encode_envelope(&envelope), Some(term), deadline).await
+        self.parts.proposer.propose(Proposal::new(&envelope), Some(term), deadline).await
     }
 
     /// Once it returns, the local state includes everything acknowledged anywhere before the call.

@@ -20,8 +20,8 @@ use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use quorate_proto::MemberId;
-use quorate_state::codec::{decode_envelope, encode_batch};
-use quorate_state::command::Command;
+use quorate_state::codec::{decode_envelope, encode_batch, encode_envelope};
+use quorate_state::command::Envelope;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -76,6 +76,38 @@ pub struct ProposerContext {
     pub peers: Arc<dyn Peers>,
 }
 
+/// A command that can be read, as the log will have it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Proposal {
+    envelope: Bytes,
+    /// Whether it may make the store larger.
+    grows: bool,
+}
+
+impl Proposal {
+    /// A command of this member.
+    pub fn new(envelope: &Envelope) -> Self {
+        Self { envelope: encode_envelope(envelope), grows: grows(&envelope.command) }
+    }
+
+    /// A command that another member sent. One that cannot be read must never be packed: apply could not pass over it,
+    /// and every member would stop at it.
+    pub fn received(envelope: Bytes) -> Result<Self, ConsensusError> {
+        match decode_envelope(&envelope) {
+            Ok(read) => Ok(Self { envelope, grows: grows(&read.command) }),
+            Err(error) => Err(ConsensusError::MemberFailed {
+                reason: format!("it leads and cannot read the command ({error}); does it run an older program?"),
+                happened: Happened::No,
+            }),
+        }
+    }
+
+    /// As it is sent to the leader.
+    pub fn envelope(&self) -> &Bytes {
+        &self.envelope
+    }
+}
+
 type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
 
 struct Waiting {
@@ -116,15 +148,15 @@ impl ProposerHandle {
     /// yet is not proposed.
     pub async fn propose(
         &self,
-        envelope: Bytes,
+        proposal: Proposal,
         term: Option<u64>,
         deadline: Instant,
     ) -> Result<Proposed, ConsensusError> {
+        let Proposal { envelope, grows } = proposal;
         let bytes = envelope.len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ConsensusError::TooLarge { bytes, bytes_max: COMMAND_BYTES_MAX });
         }
-        let grows = grows(&readable(&envelope)?);
         let caller = Caller(Arc::new(AtomicBool::new(false)));
         let (answer, answered) = oneshot::channel();
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > QUEUE_BYTES_MAX {
@@ -242,23 +274,11 @@ impl Proposer {
     }
 
     fn short_member(&self) -> Option<MemberId> {
-        let membership = {
-            let metrics = self.context.raft.server_metrics();
-            metrics.borrow_watched().membership_config.clone()
-        };
-        self.context.disk.short_member(self.context.id, membership.membership(), self.context.peers.as_ref())
-    }
-}
-
-/// What is in an envelope that may have come from another member. One that cannot be read must never be packed: apply
-/// could not pass over it, and every member would stop at it.
-fn readable(envelope: &Bytes) -> Result<Command, ConsensusError> {
-    match decode_envelope(envelope) {
-        Ok(envelope) => Ok(envelope.command),
-        Err(error) => Err(ConsensusError::MemberFailed {
-            reason: format!("it leads and cannot read the command ({error}); does it run an older program?"),
-            happened: Happened::No,
-        }),
+        let metrics = self.context.raft.server_metrics();
+        // Held while a few numbers are compared: a clone for each batch costs more than that.
+        let now = metrics.borrow_watched();
+        let membership = now.membership_config.membership();
+        self.context.disk.short_member(self.context.id, membership, self.context.peers.as_ref())
     }
 }
 
@@ -306,8 +326,7 @@ fn failed(reason: String) -> ConsensusError {
 #[cfg(test)]
 mod tests {
     use quorate_proto::Key;
-    use quorate_state::codec::encode_envelope;
-    use quorate_state::command::{Delete, Envelope, Expect, Principal, Span};
+    use quorate_state::command::{Command, Delete, Expect, Principal, Span};
 
     use super::*;
 
@@ -322,10 +341,10 @@ mod tests {
             limit: None,
         };
         let envelope = Envelope { request: None, principal: Principal::default(), command: Command::Delete(delete) };
-        let encoded = encode_envelope(&envelope);
-        assert_eq!(readable(&encoded).unwrap(), envelope.command);
+        let encoded = Proposal::new(&envelope).envelope;
+        assert!(Proposal::received(encoded.clone()).is_ok());
         for cut in 0..encoded.len() {
-            let error = readable(&encoded.slice(..cut)).unwrap_err();
+            let error = Proposal::received(encoded.slice(..cut)).unwrap_err();
             assert_eq!(error.happened(), Happened::No, "{error}");
         }
     }
