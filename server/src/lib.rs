@@ -11,6 +11,7 @@ pub mod leader;
 pub mod restore;
 pub mod serve;
 mod server;
+mod socket;
 pub mod store_rocks;
 pub mod tasks;
 pub mod watch;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::socket::GatheringSocket;
 use crate::tasks::{Task, Tasks};
 
 /// What hyper buffers for a stream whose client does not read.
@@ -238,7 +239,8 @@ async fn serve_connection(
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    let connection =
+        builder.serve_connection(TokioIo::new(GatheringSocket::new(stream)), TowerToHyperService::new(routes));
     let mut connection = std::pin::pin!(connection);
     let until = tokio::select! {
         biased;
