@@ -141,7 +141,7 @@ impl<S: Store> Machine<S> {
 
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn set_window(&mut self, indexes: u64, bytes: usize) {
-        self.window.set_bounds(indexes, bytes);
+        self.window.set_bounds(indexes, u64::MAX, bytes);
     }
 
     /// What is remembered of requests, in a form to compare.

@@ -20,14 +20,15 @@
 //! - What is in memory is a function of `forgotten_index` and of the records of `r` above it, so that rebuilding at
 //!   open gives what apply had: each record carries the client's lowest sequence as it was after the command, and
 //!   answers from memory and refusals by id change nothing.
-//! - Forgetting is a function of the log: by index and by bytes, oldest entry first, at the end of each entry.
+//! - Forgetting is a function of the log: by index, by number and by bytes, oldest entry first, at the end of each entry.
+//! - Of what its client has acknowledged nothing is kept, whatever the window holds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use quorate_proto::{ClientId, Revision};
 
-use crate::codec::records::{ChangeRecord, Head, RequestEntry};
+use crate::codec::records::{Head, RequestEntry, RequestRef, visit_requests};
 use crate::codec::varint::{Reader, put_lease, put_option, put_revision};
 use crate::codec::{DecodeError, keys, put_outcome, read_outcome};
 use crate::command::{Command, RequestId};
@@ -36,6 +37,9 @@ use crate::store::{Cursor, Read};
 
 /// Log entries whose requests are remembered.
 pub const WINDOW_INDEXES: u64 = 100_000;
+
+/// Requests in those entries, acknowledged ones too: all are read again at open.
+pub const WINDOW_REQUESTS: u64 = 2_000_000;
 
 /// Bytes of memory, estimated, that the window may take.
 pub const WINDOW_BYTES: usize = 64 << 20;
@@ -49,6 +53,12 @@ pub(crate) struct Window {
     clients: BTreeMap<ClientId, Client>,
     /// Oldest first.
     entries: VecDeque<WindowEntry>,
+    /// What is remembered, by the log index at which it goes.
+    by_index: BTreeSet<(u64, ClientId, u64)>,
+    /// Clients, by their `last_index`.
+    by_last: BTreeSet<(u64, ClientId)>,
+    /// In all entries.
+    requests: u64,
     bytes: usize,
     bounds: Bounds,
 }
@@ -56,30 +66,39 @@ pub(crate) struct Window {
 #[derive(Debug)]
 struct Bounds {
     indexes: u64,
+    requests: u64,
     bytes: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { indexes: WINDOW_INDEXES, bytes: WINDOW_BYTES }
+        Self { indexes: WINDOW_INDEXES, requests: WINDOW_REQUESTS, bytes: WINDOW_BYTES }
     }
 }
 
 #[derive(Debug)]
 struct Client {
     /// By sequence.
-    remembered: BTreeMap<u64, Bytes>,
+    remembered: BTreeMap<u64, Remembered>,
     /// Sequences below are acknowledged and forgotten.
     lowest: u64,
-    /// Log index of its last remembered command.
+    /// Log index of its last command.
     last_index: u64,
 }
 
 #[derive(Debug)]
+struct Remembered {
+    /// Log index of the command.
+    index: u64,
+    memory: Bytes,
+}
+
+/// A log entry that had requests.
+#[derive(Debug)]
 struct WindowEntry {
     index: u64,
     first_revision: Revision,
-    requests: Vec<(ClientId, u64)>,
+    requests: u64,
 }
 
 /// What the window says of a request.
@@ -99,7 +118,7 @@ impl Window {
         };
         let client = self.clients.get(&request.client);
         if let Some(remembered) = client.and_then(|client| client.remembered.get(&request.sequence)) {
-            if let Some(outcome) = recall(remembered, command)? {
+            if let Some(outcome) = recall(&remembered.memory, command)? {
                 cov_mark::hit!(dedup_replayed);
                 return Ok(Verdict::Answer(outcome));
             }
@@ -135,78 +154,110 @@ impl Window {
         entry
     }
 
-    /// The one way into memory, from apply and from the records alike.
     fn take(&mut self, index: u64, first_revision: Revision, entry: &RequestEntry) {
-        let client = self.clients.entry(entry.client).or_insert_with(|| Client {
-            remembered: BTreeMap::new(),
-            lowest: 0,
-            last_index: index,
-        });
-        client.last_index = index;
-        client.lowest = client.lowest.max(entry.lowest);
-        client.remembered.insert(entry.sequence, entry.memory.clone());
-        self.bytes += cost(&entry.memory);
-        while let Some((sequence, _)) = client.remembered.first_key_value().filter(|(s, _)| **s < client.lowest) {
-            let sequence = *sequence;
-            if let Some(gone) = client.remembered.remove(&sequence) {
-                self.bytes -= cost(&gone);
-            }
-        }
         match self.entries.back_mut() {
-            Some(last) if last.index == index => last.requests.push((entry.client, entry.sequence)),
-            _ => self.entries.push_back(WindowEntry {
-                index,
-                first_revision,
-                requests: vec![(entry.client, entry.sequence)],
-            }),
+            Some(last) if last.index == index => last.requests += 1,
+            _ => self.entries.push_back(WindowEntry { index, first_revision, requests: 1 }),
+        }
+        self.requests += 1;
+        let client = self.clients.entry(entry.client).or_insert_with(|| Client::new(index));
+        if client.last_index != index {
+            self.by_last.remove(&(client.last_index, entry.client));
+            client.last_index = index;
+        }
+        self.by_last.insert((index, entry.client));
+        client.lowest = client.lowest.max(entry.lowest);
+        self.bytes += cost(&entry.memory);
+        client.remembered.insert(entry.sequence, Remembered { index, memory: entry.memory.clone() });
+        self.by_index.insert((index, entry.client, entry.sequence));
+        let lowest = client.lowest;
+        while let Some(acknowledged) = client.remembered.first_entry().filter(|first| *first.key() < lowest) {
+            let (sequence, gone) = acknowledged.remove_entry();
+            self.bytes -= cost(&gone.memory);
+            self.by_index.remove(&(gone.index, entry.client, sequence));
         }
     }
 
     /// Forgets what is over the bounds after the entry at `index`.
     pub(crate) fn forget(&mut self, index: u64, head: &mut Head) {
         while let Some(oldest) = self.entries.front() {
-            if oldest.index.saturating_add(self.bounds.indexes) > index && self.bytes <= self.bounds.bytes {
+            if oldest.index.saturating_add(self.bounds.indexes) > index
+                && self.requests <= self.bounds.requests
+                && self.bytes <= self.bounds.bytes
+            {
                 break;
             }
             cov_mark::hit!(dedup_forgets);
-            let Some(oldest) = self.entries.pop_front() else { break };
             head.forgotten_index = oldest.index;
-            for (id, sequence) in oldest.requests {
-                let Some(client) = self.clients.get_mut(&id) else { continue };
-                if let Some(gone) = client.remembered.remove(&sequence) {
-                    self.bytes -= cost(&gone);
-                }
-                if client.last_index <= oldest.index {
-                    self.clients.remove(&id);
-                }
-            }
+            self.requests -= oldest.requests;
+            self.entries.pop_front();
+            self.forget_through(head.forgotten_index);
         }
         head.window_revision = self.entries.front().map_or(head.revision.next(), |oldest| oldest.first_revision);
     }
 
-    /// What the records above `forgotten_index` say.
+    fn forget_through(&mut self, index: u64) {
+        while let Some((_, id, sequence)) = pop_first_if(&mut self.by_index, |(at, ..)| *at <= index) {
+            let client = self.clients.get_mut(&id);
+            if let Some(gone) = client.and_then(|client| client.remembered.remove(&sequence)) {
+                self.bytes -= cost(&gone.memory);
+            }
+        }
+        while let Some((_, id)) = pop_first_if(&mut self.by_last, |(at, _)| *at <= index) {
+            self.clients.remove(&id);
+        }
+    }
+
+    /// What the records above `forgotten_index` say. Read backwards: the newest record of a client says which of its
+    /// requests are acknowledged, so that those are only counted.
     pub(crate) fn rebuild<R: Read>(read: &R, head: &Head) -> Result<Self, Fault> {
         let mut window = Self::default();
+        let start = keys::record(head.window_revision, head.forgotten_index.saturating_add(1));
         let mut cursor = read.cursor(false);
-        cursor.seek(&keys::record(head.window_revision, head.forgotten_index.saturating_add(1)));
+        cursor.seek_for_prev(&keys::record(Revision(i64::MAX), u64::MAX));
         while let Some((key, value)) = cursor.entry() {
-            if key.first() != Some(&keys::table::RECORD) {
+            if key.first() != Some(&keys::table::RECORD) || key < start.as_slice() {
                 break;
             }
             let (first_revision, index) = keys::split_record(key)?;
-            for entry in &ChangeRecord::decode(value)?.requests {
-                window.take(index, first_revision, entry);
-            }
-            cursor.next();
+            window.take_older(index, first_revision, value)?;
+            cursor.prev();
         }
         cursor.status()?;
         Ok(window)
     }
 
+    /// Takes a record that is older than all that were taken.
+    fn take_older(&mut self, index: u64, first_revision: Revision, record: &[u8]) -> Result<(), Fault> {
+        let mut requests = 0;
+        visit_requests(record, |request| {
+            requests += 1;
+            let client = self.clients.entry(request.client).or_insert_with(|| Client::new(index));
+            if client.last_index == index {
+                client.lowest = client.lowest.max(request.lowest);
+                self.by_last.insert((index, request.client));
+            }
+        })?;
+        if requests == 0 {
+            return Ok(());
+        }
+        visit_requests(record, |RequestRef { client: id, sequence, memory, .. }| {
+            if let Some(client) = self.clients.get_mut(&id).filter(|client| sequence >= client.lowest) {
+                let memory = Bytes::copy_from_slice(memory);
+                self.bytes += cost(&memory);
+                client.remembered.insert(sequence, Remembered { index, memory });
+                self.by_index.insert((index, id, sequence));
+            }
+        })?;
+        self.requests += requests;
+        self.entries.push_front(WindowEntry { index, first_revision, requests });
+        Ok(())
+    }
+
     /// Other bounds than those of service.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn set_bounds(&mut self, indexes: u64, bytes: usize) {
-        self.bounds = Bounds { indexes, bytes };
+    pub(crate) fn set_bounds(&mut self, indexes: u64, requests: u64, bytes: usize) {
+        self.bounds = Bounds { indexes, requests, bytes };
     }
 
     /// All that is remembered, in a form to compare.
@@ -216,11 +267,23 @@ impl Window {
         let of = |(id, client): (&ClientId, &Client)| {
             let lowest = client.lowest;
             let id = *id;
-            let all: Vec<_> = client.remembered.iter().map(|(s, r)| (id, lowest, *s, r.clone())).collect();
+            let all: Vec<_> = client.remembered.iter().map(|(s, r)| (id, lowest, *s, r.memory.clone())).collect();
             all
         };
         clients.flat_map(of).collect()
     }
+}
+
+impl Client {
+    fn new(index: u64) -> Self {
+        Self { remembered: BTreeMap::new(), lowest: 0, last_index: index }
+    }
+}
+
+fn pop_first_if<T: Ord + Copy>(set: &mut BTreeSet<T>, condition: impl FnOnce(&T) -> bool) -> Option<T> {
+    let first = set.first().copied().filter(condition)?;
+    set.remove(&first);
+    Some(first)
 }
 
 fn cost(memory: &Bytes) -> usize {
@@ -319,4 +382,26 @@ fn txn_without_values(txn: &TxnDone) -> TxnDone {
         TxnResult::Txn(txn) => TxnResult::Txn(txn_without_values(txn)),
     };
     TxnDone { succeeded: txn.succeeded, results: txn.results.iter().map(strip).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that acknowledges at once leaves nothing to remember, but its records are read at the next open.
+    #[test]
+    fn acknowledged_requests_count_although_nothing_of_them_is_kept() {
+        let mut window = Window::default();
+        window.set_bounds(100, 4, usize::MAX);
+        let mut head = Head::default();
+        for sequence in 1..=6u64 {
+            let memory = Bytes::from_static(b"memory");
+            let client = ClientId::new(7).unwrap();
+            let index = sequence.div_ceil(2);
+            window.take(index, Revision(2), &RequestEntry { client, sequence, lowest: sequence, memory });
+            window.forget(index, &mut head);
+            assert_eq!(window.dump().len(), 1);
+        }
+        assert_eq!((head.forgotten_index, window.entries.len(), window.requests), (1, 2, 4));
+    }
 }

@@ -208,6 +208,26 @@ pub(crate) struct RequestEntry {
     pub(crate) memory: Bytes,
 }
 
+/// A [`RequestEntry`] that was not copied out of its record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestRef<'a> {
+    pub(crate) client: ClientId,
+    pub(crate) sequence: u64,
+    pub(crate) lowest: u64,
+    pub(crate) memory: &'a [u8],
+}
+
+impl<'a> RequestRef<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            client: ClientId::new(reader.fixed()?).ok_or(DecodeError::Invalid("a client of id 0"))?,
+            sequence: reader.u64()?,
+            lowest: reader.u64()?,
+            memory: reader.slice()?,
+        })
+    }
+}
+
 impl ChangeRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
@@ -236,12 +256,8 @@ impl ChangeRecord {
         reader.format("r", FORMAT)?;
         let revisions = reader.list(|reader| reader.list(ChangeEntry::read))?;
         let requests = reader.list(|reader| {
-            Ok(RequestEntry {
-                client: ClientId::new(reader.fixed()?).ok_or(DecodeError::Invalid("a client of id 0"))?,
-                sequence: reader.u64()?,
-                lowest: reader.u64()?,
-                memory: reader.bytes()?,
-            })
+            let RequestRef { client, sequence, lowest, memory } = RequestRef::read(reader)?;
+            Ok(RequestEntry { client, sequence, lowest, memory: Bytes::copy_from_slice(memory) })
         })?;
         reader.end()?;
         Ok(Self { revisions, requests })
@@ -295,6 +311,21 @@ pub(crate) fn visit_changes(
         revision = revision.next();
     }
     Ok(())
+}
+
+/// Visits the requests of a value of `r` without copying them, in order.
+pub(crate) fn visit_requests(bytes: &[u8], mut visit: impl FnMut(RequestRef<'_>)) -> Result<(), DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.format("r", FORMAT)?;
+    for _ in 0..reader.count()? {
+        for _ in 0..reader.u64()? {
+            ChangeRef::read(&mut reader)?;
+        }
+    }
+    for _ in 0..reader.count()? {
+        visit(RequestRef::read(&mut reader)?);
+    }
+    reader.end()
 }
 
 /// Value of `s head`: all that changes with every entry, and what every view needs.
