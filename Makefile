@@ -8,13 +8,14 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN = $(CARGO_TARGET_DIR)/debug/quorate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test verify fix clean
+.PHONY: help setup build demo test verify fix restart clean
 
 help:
 	@echo "make demo    build, then show a three-member cluster at work on this machine"
 	@echo "make test    build, then run every test"
 	@echo "make verify  format, lints, documentation, tidiness: changes nothing"
 	@echo "make fix     format and mend what can be mended by itself"
+	@echo "make restart measure restarts of one and of three members with a million keys"
 	@echo "make build   only build; the binary is $(BIN)"
 
 setup:
@@ -30,6 +31,10 @@ demo: build
 test: setup
 	@scripts/announce-build
 	$(CARGO) test --locked --workspace
+
+restart: build
+	$(CARGO) run --locked -p quorate-tests --example restart -- 1
+	$(CARGO) run --locked -p quorate-tests --example restart -- 3
 
 verify: setup
 	@scripts/announce-build

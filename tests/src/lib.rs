@@ -11,5 +11,6 @@ pub mod address;
 pub mod cluster;
 pub mod load;
 pub mod process;
+pub mod restart;
 pub mod tmpfs;
 pub mod wait;

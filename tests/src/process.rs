@@ -6,8 +6,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Linux counts CPU time in these, on every architecture.
+const USER_TICK_MS: u64 = 10;
 
 /// A running `quorate serve`.
 pub struct Process {
@@ -82,10 +86,28 @@ impl Process {
         std::fs::read_to_string(&self.output).unwrap_or_default()
     }
 
-    /// Resident memory in bytes, from /proc.
+    /// Resident memory in bytes, now.
     pub fn resident_bytes(&self) -> u64 {
+        self.proc_status("VmRSS:")
+    }
+
+    /// Most resident memory in bytes that it ever had.
+    pub fn resident_bytes_max(&self) -> u64 {
+        self.proc_status("VmHWM:")
+    }
+
+    /// CPU that it has used so far, of all its threads.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // The name, in parentheses, may have blanks; user and system time are the 12th and 13th field after it.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * USER_TICK_MS)
+    }
+
+    fn proc_status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 }
