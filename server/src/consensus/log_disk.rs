@@ -4,6 +4,7 @@
 //! Invariants:
 //! - One `write` is atomic; with `sync` it is on disk when it returns. After a failed one nothing more is taken.
 //! - No holes: the first entry follows what was purged, each entry the one before it.
+//! - What was synced and is no longer there is damage: see `log_synced`.
 //!
 //! Keys: `e` and the index (big-endian, so that order is log order): an entry as `codec` has it. `m` and a name:
 //! `format`, `vote`, `committed`, `purged`.
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::consensus::codec;
+use crate::consensus::log_synced::SyncedNote;
 use crate::consensus::state_dir::WAY_BACK;
 use crate::consensus::types::{Entry, LogId, Vote};
 
@@ -70,32 +72,59 @@ pub trait LogDisk: Send + Sync + 'static {
     fn read(&self, start: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>>;
     /// About how much disk it takes.
     fn bytes(&self) -> u64;
+    /// Bytes that are in memory and will take disk once more when they are written to tables.
+    fn unflushed_bytes(&self) -> u64 {
+        0
+    }
+    /// Gives back the disk that purged entries still take. Takes a while; reads and writes go on.
+    fn reclaim(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The log in `RocksDB`: WAL on, one sync a write.
 pub struct RocksLogDisk {
     db: DB,
     failed: AtomicBool,
+    synced: SyncedNote,
 }
 
 impl RocksLogDisk {
     /// Opens or creates the log in `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
+        let noted = SyncedNote::read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => damaged(&error.to_string()),
+            _ => error,
+        })?;
         let mut options = Options::default();
         options.create_if_missing(true);
         // Entries are written once, read back from the in-memory tail, and purged in order: little memory,
         // no compression, few files.
-        options.set_write_buffer_size(16 << 20);
+        // What is in the write buffers is read again from the write-ahead files at the next start.
+        options.set_write_buffer_size(8 << 20);
         options.set_max_write_buffer_number(3);
         options.set_compression_type(DBCompressionType::None);
         options.set_max_background_jobs(2);
-        options.set_max_total_wal_size(64 << 20);
+        options.set_max_total_wal_size(24 << 20);
         options.set_keep_log_file_num(4);
         options.set_max_open_files(256);
         let db = DB::open(&options, path).map_err(|error| open_error(path, &error))?;
-        let disk = Self { db, failed: AtomicBool::new(false) };
+        Self::check_synced(&db, noted)?;
+        let disk = Self { db, failed: AtomicBool::new(false), synced: SyncedNote::open(path)? };
         disk.check_layout()?;
         Ok(disk)
+    }
+
+    fn check_synced(db: &DB, noted: Option<u64>) -> io::Result<()> {
+        let found = db.latest_sequence_number();
+        match noted {
+            Some(noted) if noted > found => {
+                let lost = noted - found;
+                Err(damaged(&format!("its end is gone: {lost} of {noted} writes that were safely on disk")))
+            }
+            None if found > 0 => Err(damaged("its note of what was synced is gone")),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn check_layout(&self) -> io::Result<()> {
@@ -174,6 +203,10 @@ impl LogDisk for RocksLogDisk {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         let done = self.db.write_opt(Self::batch(ops), &options).map_err(io::Error::other);
+        let done = match done {
+            Ok(()) if sync => self.synced.set(self.db.latest_sequence_number()),
+            done => done,
+        };
         if done.is_err() {
             // What a failed sync left in the page cache is unknown: never try again on it.
             self.failed.store(true, Ordering::Release);
@@ -215,6 +248,17 @@ impl LogDisk for RocksLogDisk {
     fn bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
         property("rocksdb.live-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
+    }
+
+    fn unflushed_bytes(&self) -> u64 {
+        self.db.property_int_value("rocksdb.cur-size-all-mem-tables").ok().flatten().unwrap_or(0)
+    }
+
+    fn reclaim(&self) -> io::Result<()> {
+        // Flushed first: purges are in memory, too, and the write-ahead files go with what is in memory.
+        self.db.flush().map_err(io::Error::other)?;
+        self.db.compact_range(Some(entry_key(0)), Some(entry_key(u64::MAX)));
+        Ok(())
     }
 }
 
@@ -269,6 +313,55 @@ mod tests {
         assert_eq!(ids, [log_id(1, 1), log_id(3, 2)]);
         assert_eq!(disk.read(1, 9, 1).unwrap().len(), 1, "at least one, however small the bound");
         assert!(disk.read(0, 9, 1).is_err(), "what was purged is not passed over in silence");
+    }
+
+    /// As when a disk that lied, or somebody, took back what was synced: the database itself opens without a word.
+    #[test]
+    fn what_was_synced_and_is_gone_is_damage_and_what_was_not_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let older = dir.path().join("older");
+        let path = dir.path().join("log");
+        let copy = |from: &Path, to: &Path| {
+            std::fs::create_dir_all(to).unwrap();
+            for item in std::fs::read_dir(from).unwrap() {
+                let item = item.unwrap().path();
+                std::fs::copy(&item, to.join(item.file_name().unwrap())).unwrap();
+            }
+        };
+        RocksLogDisk::open(&path).unwrap().write(&[append(1, 0)], true).unwrap();
+        copy(&path, &older);
+        RocksLogDisk::open(&path).unwrap().write(&[append(1, 1)], false).unwrap();
+        // An older note with a newer log, and an older log with a note that counts synced writes only.
+        let note = std::fs::read(path.join("SYNCED")).unwrap();
+        assert_eq!(note, std::fs::read(older.join("SYNCED")).unwrap());
+        RocksLogDisk::open(&path).unwrap();
+        RocksLogDisk::open(&older).unwrap();
+
+        RocksLogDisk::open(&path).unwrap().write(&[LogOp::Vote(Vote::new(3, 7))], true).unwrap();
+        std::fs::copy(path.join("SYNCED"), older.join("SYNCED")).unwrap();
+        for _ in 0..2 {
+            let error = RocksLogDisk::open(&older).map(drop).unwrap_err().to_string();
+            assert!(error.contains("its end is gone") && error.contains("--join"), "{error}");
+        }
+        std::fs::remove_file(path.join("SYNCED")).unwrap();
+        let error = RocksLogDisk::open(&path).map(drop).unwrap_err().to_string();
+        assert!(error.contains("what was synced is gone"), "{error}");
+    }
+
+    #[test]
+    fn purged_entries_give_their_disk_back_when_asked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RocksLogDisk::open(dir.path()).unwrap();
+        let large = |index| LogOp::Append { index, entry: Bytes::from(vec![7; 1 << 20]) };
+        for index in 0..20 {
+            disk.write(&[large(index)], true).unwrap();
+        }
+        disk.write(&[LogOp::PurgeThrough(log_id(1, 17))], false).unwrap();
+        disk.reclaim().unwrap();
+        let on_disk = |item: io::Result<std::fs::DirEntry>| item.unwrap().metadata().unwrap().len();
+        let bytes: u64 = std::fs::read_dir(dir.path()).unwrap().map(on_disk).sum();
+        assert!(bytes < 5 << 20, "{bytes} bytes for two entries of a mebibyte");
+        assert!(disk.unflushed_bytes() < 1 << 20);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod links;
 pub mod log;
 pub mod log_disk;
 pub mod log_size;
+pub mod log_synced;
 pub mod membership;
 pub mod network;
 pub mod observer;

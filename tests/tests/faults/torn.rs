@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use quorate_tests::cluster::Cluster;
 use quorate_tests::load::{Load, progress};
@@ -50,10 +51,18 @@ async fn a_log_that_lost_what_it_had_synced_costs_the_cluster_nothing_and_the_me
     let file = newest(&cluster.places[lost].data);
     let length = fs::metadata(&file).unwrap().len();
     File::options().write(true).open(&file).unwrap().set_len(length - 100).unwrap();
-    // It may be taken in again or not: it broke its promise. The others must not mind.
-    cluster.run(lost);
+    // It broke its promise, so it must not vote and append as if it had not; and it must say so at once. It used to sit
+    // there in silence, while the leader never sent it anything again.
+    for _ in 0..2 {
+        let started = Instant::now();
+        cluster.run(lost);
+        let said = cluster.ended(lost).await;
+        println!("after {:?}: {}", started.elapsed(), said.lines().last().unwrap_or_default());
+        for part in ["its end is gone", "remove this member from the cluster", "--join"] {
+            assert!(said.contains(part), "{part:?} is not said in:\n{said}");
+        }
+    }
     progress(&client, 500).await;
-    cluster.kill(lost);
 
     let name = cluster.places[lost].name.clone();
     let members = client.members().await.unwrap();
