@@ -40,7 +40,8 @@ pub enum ConsensusError {
     },
     /// A member that the quorum needs is short of disk.
     #[error(
-        "disk space is short on member {member}; deletes, compaction and reads still work; free some and it clears by itself"
+        "disk space is short on member {member}: nothing that grows is taken; delete keys and compact (quorate compact --keep 1), \
+         or give it more disk, and it clears by itself"
     )]
     DiskSpace {
         /// Where.

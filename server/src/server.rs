@@ -21,6 +21,7 @@ use crate::consensus::assemble::{Assembled, Assembly};
 use crate::consensus::bootstrap::BootstrapError;
 use crate::consensus::links::LocalMember;
 use crate::consensus::snapshotter::SnapshotRules;
+use crate::consensus::state_dir::with_advice;
 use crate::consensus::{Consensus, StartError as ConsensusStartError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::error::ConsensusError;
@@ -66,7 +67,7 @@ pub enum StartError {
     #[error("{0}")]
     Failed(String),
     /// The operating system refused something.
-    #[error(transparent)]
+    #[error("{}", with_advice(&.0.to_string()))]
     Io(#[from] io::Error),
     /// The services could not be put together.
     #[error("the services could not be put together: {0}")]
@@ -191,7 +192,7 @@ impl Server {
 async fn failure(tasks: &Tasks) -> String {
     let mut failed = tasks.failed();
     match failed.wait_for(Option::is_some).await {
-        Ok(reason) => reason.clone().unwrap_or_default(),
+        Ok(reason) => reason.as_deref().map(with_advice).unwrap_or_default(),
         Err(_) => "the member has stopped".to_owned(),
     }
 }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use quorate_state::store::{Cursor, Read, Store, StoreError, Write, WriteBatch};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, WriteOptions,
+    BlockBasedOptions, Cache, CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, LiveFile, Options,
+    ReadOptions, WriteOptions,
 };
 
 /// A member's state in `RocksDB`.
@@ -23,6 +24,15 @@ pub struct RocksStore {
     failed: AtomicBool,
     // After `db`: the files go when nobody has them open.
     dir: StoreDir,
+}
+
+/// A range of keys, from and to none: from the first, to the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    start: Option<Vec<u8>>,
+    end: Option<Vec<u8>>,
+    /// What rewriting may take for a while, before it gives anything back.
+    pub bytes: u64,
 }
 
 struct StoreDir {
@@ -77,6 +87,37 @@ impl RocksStore {
         property("rocksdb.live-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
     }
 
+    /// Bytes that are in memory and have yet to be written.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.db.property_int_value("rocksdb.cur-size-all-mem-tables").ok().flatten().unwrap_or(0)
+    }
+
+    /// Parts of the store with deletions that rewriting would carry out, in order of keys; each about as large as a table.
+    pub fn slices_with_deletions(&self) -> Result<Vec<Slice>, StoreError> {
+        let mut files = self.db.live_files().map_err(io)?;
+        files.sort_by(|a, b| a.start_key.cmp(&b.start_key));
+        // Cut where the tables of the lowest level begin: those above are small beside them.
+        let lowest = files.iter().map(|file| file.level).max().unwrap_or_default();
+        let lowest_files = files.iter().filter(|file| file.level == lowest);
+        let cuts: Vec<_> = lowest_files.skip(1).filter_map(|file| file.start_key.clone()).collect();
+        let starts = std::iter::once(None).chain(cuts.iter().cloned().map(Some));
+        let ends = cuts.iter().cloned().map(Some).chain([None]);
+        let slices = starts.zip(ends).map(|(start, end)| Slice { start, end, bytes: 0 });
+        let sized = slices.filter_map(|slice| {
+            let overlapping: Vec<_> = files.iter().filter(|file| slice.overlaps(file)).collect();
+            let has_deletions = overlapping.iter().any(|file| file.num_deletions > 0);
+            has_deletions.then(|| Slice { bytes: rewritten_bytes(&files, &overlapping), ..slice })
+        });
+        Ok(sized.collect())
+    }
+
+    /// Rewrites a part, without what was deleted of it. Takes a while; reads and writes go on.
+    pub fn rewrite(&self, slice: &Slice) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        self.db.compact_range_opt(slice.start.as_ref(), slice.end.as_ref(), &options);
+    }
+
     /// Where its files are.
     pub fn path(&self) -> &Path {
         &self.dir.path
@@ -86,6 +127,28 @@ impl RocksStore {
     pub fn retire(&self) {
         self.dir.retired.store(true, Ordering::Release);
     }
+}
+
+impl Slice {
+    fn overlaps(&self, file: &LiveFile) -> bool {
+        self.end.as_ref().is_none_or(|end| file.start_key.as_ref() < Some(end))
+            && self.start.as_ref().is_none_or(|start| file.end_key.as_ref() >= Some(start))
+    }
+}
+
+/// About how many bytes are written when these of all files are rewritten. A table of level 0 may have keys from
+/// anywhere and so takes all of the next level with it. A deletion goes, and what it deletes.
+fn rewritten_bytes(all: &[LiveFile], chosen: &[&LiveFile]) -> u64 {
+    let next_level = all.iter().map(|file| file.level).filter(|level| *level > 0).min();
+    let with_next = chosen.iter().any(|file| file.level == 0);
+    let others = all.iter().filter(|file| with_next && Some(file.level) == next_level);
+    let mut seen: Vec<&LiveFile> = chosen.iter().copied().chain(others).collect();
+    seen.sort_by(|a, b| a.name.cmp(&b.name));
+    seen.dedup_by(|a, b| a.name == b.name);
+    let sum = |of: fn(&LiveFile) -> u64| seen.iter().map(|file| of(file)).sum::<u64>();
+    let (bytes, entries, deletions) = (sum(|file| file.size as u64), sum(|f| f.num_entries), sum(|f| f.num_deletions));
+    let stays = entries.saturating_sub(deletions.saturating_mul(2));
+    u64::try_from(u128::from(bytes) * u128::from(stays) / u128::from(entries.max(1))).unwrap_or(bytes)
 }
 
 impl Drop for StoreDir {
@@ -310,6 +373,39 @@ mod tests {
         let before = files();
         drop(seen);
         assert_eq!(files(), before, "looking leaves no trace");
+    }
+
+    #[test]
+    fn what_was_deleted_gives_its_disk_back_when_it_is_rewritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(&dir.path().join("s"), &cache()).unwrap();
+        let noise = |n: u64| -> Vec<u8> {
+            (0..128).flat_map(|i| xxhash_rust::xxh3::xxh3_64(&(n << 8 | i).to_be_bytes()).to_be_bytes()).collect()
+        };
+        for n in 0..8_000_u64 {
+            let mut batch = WriteBatch::default();
+            batch.put(n.to_be_bytes(), noise(n));
+            store.write(batch).unwrap();
+        }
+        store.flush(true).unwrap();
+        assert_eq!(store.slices_with_deletions().unwrap(), [], "nothing was deleted");
+        let before = store.bytes();
+        assert!(before > 8 << 20, "{before}");
+        for n in (0..8_000_u64).filter(|n| n % 10 > 0) {
+            let mut batch = WriteBatch::default();
+            batch.delete(n.to_be_bytes());
+            store.write(batch).unwrap();
+        }
+        assert!(store.unflushed_bytes() > 0);
+        store.flush(true).unwrap();
+        for slice in store.slices_with_deletions().unwrap() {
+            assert!(slice.bytes < before / 2, "{} of {before}", slice.bytes);
+            store.rewrite(&slice);
+        }
+        assert!(store.bytes() < before / 4, "{} of {before}", store.bytes());
+        assert_eq!(store.slices_with_deletions().unwrap(), [], "none is left");
+        assert_eq!(store.get(&7_990_u64.to_be_bytes()).unwrap().unwrap(), noise(7_990));
+        assert_eq!(store.get(&7_991_u64.to_be_bytes()).unwrap(), None);
     }
 
     #[test]

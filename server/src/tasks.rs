@@ -72,6 +72,8 @@ table! {
     Strangers,      "q-strangers", "consensus", EndsMember;
     /// Purges compacted history in small steps, on blocking threads.
     Purger,         "q-purge",     "consensus", EndsMember;
+    /// Gets disk back while it is short, on blocking threads.
+    Reclaimer,      "q-reclaim",   "consensus", EndsMember;
     /// Watches free disk space.
     DiskWatch,      "q-disk",      "consensus", EndsMember;
     /// Accepts client connections and hands them to the door runtimes.

@@ -1,12 +1,13 @@
 //! Watches free disk space, here and at the peers, so that the proposer can refuse what grows before a disk is full.
 //!
 //! Invariants:
+//! - What is in memory only, and will be written, counts as written.
 //! - Only the proposer asks; apply never does. What is committed is applied, full disk or not.
 //! - Below the reserve here, or at members without whom no quorum has space, growth is refused; it clears by itself.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quorate_proto::MemberId;
@@ -20,11 +21,12 @@ use crate::tasks::Tasks;
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Free space of the disk that holds the data directory.
-#[derive(Debug)]
 pub struct DiskSpace {
     path: PathBuf,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
+    /// Bytes that the databases have yet to write.
+    owed_bytes: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// Overrides what the disk says: for tests. `u64::MAX` when not set.
     pretended_bytes: AtomicU64,
 }
@@ -36,10 +38,17 @@ impl DiskSpace {
             path,
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
+            owed_bytes: OnceLock::new(),
             pretended_bytes: AtomicU64::new(u64::MAX),
         };
         space.look();
         space
+    }
+
+    /// From now on `bytes` says what is still to be written.
+    pub fn count_owed(&self, bytes: impl Fn() -> u64 + Send + Sync + 'static) {
+        // A second time would be a second start of the same member, which the data directory's lock excludes.
+        let _ = self.owed_bytes.set(Box::new(bytes));
     }
 
     /// Free bytes, as last seen.
@@ -52,16 +61,32 @@ impl DiskSpace {
         self.free_bytes() < self.reserve_bytes
     }
 
+    /// Whether little more is free than must stay free: time to get back what can be had.
+    pub fn is_nearly_short(&self) -> bool {
+        self.free_bytes() < self.reserve_bytes.saturating_add(self.reserve_bytes / 4)
+    }
+
+    /// How much of the log to keep, when `wished` is what one would like to: less and less towards the reserve.
+    pub fn log_allowance(&self, wished: u64) -> u64 {
+        wished.min(self.free_bytes().saturating_sub(self.reserve_bytes) / 4)
+    }
+
     /// Tests pretend that only so much is free; `None` ends that.
     pub fn pretend(&self, free_bytes: Option<u64>) {
         self.pretended_bytes.store(free_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn look(&self) {
+    /// Looks at the disk; free bytes.
+    pub fn look(&self) -> u64 {
         match rustix::fs::statvfs(&self.path) {
-            Ok(stat) => self.free_bytes.store(stat.f_bavail.saturating_mul(stat.f_frsize), Ordering::Relaxed),
+            Ok(stat) => {
+                let owed = self.owed_bytes.get().map_or(0, |owed| owed());
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(owed);
+                self.free_bytes.store(free, Ordering::Relaxed);
+            }
             Err(error) => tracing::warn!(path = %self.path.display(), %error, "free disk space is unknown"),
         }
+        self.free_bytes()
     }
 
     /// The member whose lack of space forbids growth, if any: this one, or a voter without whom no majority has

@@ -165,6 +165,16 @@ impl LogReader {
         self.shared.tail.lock().size.live_bytes()
     }
 
+    /// Bytes that are in memory and will take disk once more.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.shared.disk.unflushed_bytes()
+    }
+
+    /// Gives back the disk that purged entries still take. Blocks on disk for a while.
+    pub fn reclaim(&self) -> io::Result<()> {
+        self.shared.disk.reclaim()
+    }
+
     /// Bytes of the entries after `index`.
     pub fn bytes_after(&self, index: Option<u64>) -> u64 {
         self.shared.tail.lock().size.bytes_after(index)

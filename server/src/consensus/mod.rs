@@ -33,6 +33,7 @@ pub mod peer_door;
 pub mod peers;
 pub mod proposer;
 pub mod purger;
+pub mod reclaim;
 pub mod rpc_codec;
 pub mod snapshot;
 pub mod snapshot_send;

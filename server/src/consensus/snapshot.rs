@@ -97,8 +97,8 @@ impl Snapshots {
         &self.root
     }
 
-    /// Makes a snapshot of what the store in force has now; or gives the current one, when that has as much.
-    /// Blocks on disk.
+    /// Makes a snapshot of what the store in force has now, or gives the current one when that has more. One that has
+    /// as much is replaced: it may link to tables that the store no longer has. Blocks on disk.
     pub fn build(&self, store: &CurrentStore) -> io::Result<Snapshot> {
         let mut next = self.next.lock();
         // Only now: what was in force before the wait for the lock may be replaced.
@@ -109,24 +109,27 @@ impl Snapshots {
         }
         store.checkpoint(&building).map_err(io::Error::other)?;
         let meta = self.read_meta(&building)?;
+        if let Some(current) = self.current().filter(|current| current.meta.last_log_id > meta.last_log_id) {
+            fs::remove_dir_all(&building)?;
+            return Ok(current);
+        }
         self.keep(&mut next, meta, &building)
     }
 
     /// Takes in a snapshot that was received, as the current one unless that has as much.
     pub fn adopt(&self, meta: &SnapshotMeta, received: &SnapshotDir) -> io::Result<()> {
         let mut next = self.next.lock();
-        let is_current = self.current.lock().as_ref().is_some_and(|kept| kept.dir.path() == received.path());
-        if !is_current {
-            self.keep(&mut next, meta.clone(), received.path())?;
+        let current = self.current();
+        if current.as_ref().is_some_and(|current| current.snapshot.path() == received.path()) {
+            return Ok(());
         }
-        Ok(())
+        if current.is_some_and(|current| current.meta.last_log_id >= meta.last_log_id) {
+            return fs::remove_dir_all(received.path());
+        }
+        self.keep(&mut next, meta.clone(), received.path()).map(drop)
     }
 
     fn keep(&self, next: &mut u64, meta: SnapshotMeta, complete: &Path) -> io::Result<Snapshot> {
-        if let Some(current) = self.current().filter(|current| current.meta.last_log_id >= meta.last_log_id) {
-            fs::remove_dir_all(complete)?;
-            return Ok(current);
-        }
         let number = *next;
         *next += 1;
         let path = self.root.join(name(number));

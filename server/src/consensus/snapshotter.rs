@@ -3,10 +3,12 @@
 //!
 //! Invariants:
 //! - Only what a snapshot contains is purged (openraft sees to that), and much stays, so that a follower that was
-//!   away for a while gets entries, not a snapshot.
+//!   away for a while gets entries, not a snapshot. While disk space is short, little stays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::log::LogReader;
 use crate::consensus::types::{LogId, Raft, TypeConfig};
 use crate::tasks::Tasks;
@@ -39,6 +41,10 @@ impl Default for SnapshotRules {
     }
 }
 
+/// What stays of the log however short space is: a follower should not need a snapshot for each message that it missed.
+const KEEP_BYTES_MIN: u64 = 4 << 20;
+const KEEP_ENTRIES_MIN: u64 = 256;
+
 /// The task.
 pub struct Snapshotter {
     /// Who makes them.
@@ -47,6 +53,8 @@ pub struct Snapshotter {
     pub log: LogReader,
     /// When.
     pub rules: SnapshotRules,
+    /// How much space there is for the log.
+    pub disk: Arc<DiskSpace>,
 }
 
 impl Snapshotter {
@@ -73,21 +81,34 @@ impl Snapshotter {
             (index(&now.snapshot), index(&now.last_applied), index(&now.purged))
         };
         let Some(applied) = applied else { return Ok(()) };
+        let rules = self.rules_now();
         let entries = (applied + 1).saturating_sub(snapshot.map_or(0, |index| index + 1));
-        if entries > 0
-            && (entries >= self.rules.every_entries || self.log.bytes_after(snapshot) >= self.rules.every_bytes)
-        {
+        if entries > 0 && (entries >= rules.every_entries || self.log.bytes_after(snapshot) >= rules.every_bytes) {
             // openraft passes this over while one is being built.
             self.raft.trigger().snapshot().await?;
         }
-        let purgeable = self.log.purgeable(self.rules.keep_bytes, self.rules.keep_entries);
+        let purgeable = self.log.purgeable(rules.keep_bytes, rules.keep_entries);
         if let (Some(snapshot), Some(purgeable)) = (snapshot, purgeable) {
             let upto = purgeable.min(snapshot);
             // Not for a handful: each purge leaves a tombstone in the log.
-            if upto >= purged.map_or(0, |index| index + 1) + self.rules.keep_entries / 16 {
+            if upto >= purged.map_or(0, |index| index + 1) + rules.keep_entries / 16 {
                 self.raft.trigger().purge_log(upto).await?;
             }
         }
         Ok(())
+    }
+
+    /// The rules, tighter where the disk does not allow for them.
+    fn rules_now(&self) -> SnapshotRules {
+        let keep_bytes = self.disk.log_allowance(self.rules.keep_bytes).max(KEEP_BYTES_MIN).min(self.rules.keep_bytes);
+        if keep_bytes == self.rules.keep_bytes {
+            return self.rules;
+        }
+        SnapshotRules {
+            every_bytes: self.rules.every_bytes.min(keep_bytes),
+            keep_bytes,
+            keep_entries: self.rules.keep_entries.min(KEEP_ENTRIES_MIN),
+            ..self.rules
+        }
     }
 }

@@ -32,9 +32,10 @@ use crate::consensus::observer::Observer;
 use crate::consensus::peers::Peers;
 use crate::consensus::proposer::{ProposerContext, ProposerHandle};
 use crate::consensus::purger::purge;
+use crate::consensus::reclaim::Reclaimer;
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::snapshotter::{SnapshotRules, Snapshotter};
-use crate::consensus::state_dir::StateDir;
+use crate::consensus::state_dir::{CurrentStore, StateDir, with_advice};
 use crate::consensus::types::{Node, Raft, SnapshotDir, TypeConfig};
 use crate::consensus::{ApplySink, Leadership};
 use crate::error::ConsensusError;
@@ -77,7 +78,7 @@ pub struct Params<N> {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A disk, or what is on it.
-    #[error(transparent)]
+    #[error("{}", with_advice(&.0.to_string()))]
     Io(#[from] io::Error),
     /// Timing that cannot work.
     #[error("the timing of heartbeats and elections cannot work: {0}")]
@@ -126,15 +127,15 @@ impl Consensus {
         });
         let (barrier_here, barrier_here_task) = BarrierHandle::new(raft.clone(), params.peers.clone());
         let (barrier_at_leader, barrier_at_leader_task) = BarrierHandle::new(raft.clone(), params.peers.clone());
-        let snapshotter = Snapshotter { raft: raft.clone(), log: log.clone(), rules: params.snapshot_rules };
+        let disk = params.disk.clone();
+        let snapshotter = Snapshotter { raft: raft.clone(), log: log.clone(), rules: params.snapshot_rules, disk };
 
         tasks.spawn(Task::RaftObserver, &runtime, observer.run(tasks.clone()));
         tasks.spawn(Task::Proposer, &runtime, proposer_task.run(tasks.clone()));
         tasks.spawn(Task::Barrier, &runtime, barrier_here_task.run(tasks.clone()));
         tasks.spawn(Task::Barrier, &runtime, barrier_at_leader_task.run(tasks.clone()));
-        tasks.spawn(Task::Snapshotter, &runtime, snapshotter.run(tasks.clone()));
+        tend_disk(snapshotter, applied.store.clone(), snapshots.clone(), &tasks, &runtime);
         tasks.spawn(Task::Purger, &runtime, purge(applied.store.clone(), tasks.clone()));
-        tasks.spawn(Task::DiskWatch, &runtime, params.disk.clone().watch(tasks.clone()));
         let parts = Parts {
             id,
             raft,
@@ -233,6 +234,23 @@ impl Consensus {
             tracing::warn!(%error, "openraft did not end cleanly");
         }
     }
+}
+
+/// Keeps the log short, looks at the space that is free, and gets some back when it is short.
+fn tend_disk(
+    snapshotter: Snapshotter,
+    store: Arc<CurrentStore>,
+    snapshots: Arc<Snapshots>,
+    tasks: &Tasks,
+    runtime: &Handle,
+) {
+    let (disk, log) = (snapshotter.disk.clone(), snapshotter.log.clone());
+    let (owing, owing_log) = (store.clone(), log.clone());
+    disk.count_owed(move || owing.get().unflushed_bytes() + owing_log.unflushed_bytes());
+    let reclaimer = Reclaimer { disk: disk.clone(), store, snapshots, log };
+    tasks.spawn(Task::Snapshotter, runtime, snapshotter.run(tasks.clone()));
+    tasks.spawn(Task::Reclaimer, runtime, reclaimer.run(tasks.clone()));
+    tasks.spawn(Task::DiskWatch, runtime, disk.watch(tasks.clone()));
 }
 
 fn config(timing: &Timing) -> Config {

@@ -24,6 +24,16 @@ const CURRENT: &str = "CURRENT";
 pub const WAY_BACK: &str = "do not repair it by hand: remove this member from the cluster, then start it with an empty \
     directory and --join (the only member of a cluster: restore a snapshot)";
 
+/// What to do when a disk is full to the last byte; stands in messages.
+const NEEDS_SPACE: &str = "give the member more disk, or remove what else is on it, then start it again: it goes on \
+    where it was. To have it refuse growth in time, raise --disk-reserve-bytes";
+
+/// An error's text, with what to do when it is that of a full disk, which the databases know as a text only.
+pub fn with_advice(error: &str) -> String {
+    let is_full = error.contains("No space left on device") && !error.contains(NEEDS_SPACE);
+    if is_full { format!("{error}; {NEEDS_SPACE}") } else { error.to_owned() }
+}
+
 /// The directory.
 #[derive(Debug)]
 pub struct StateDir {
