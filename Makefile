@@ -6,9 +6,10 @@
 CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN = $(CARGO_TARGET_DIR)/debug/quorate
+RELEASE = $(CARGO_TARGET_DIR)/release-bench/release/quorate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test verify fix restart clean
+.PHONY: help setup build demo test verify fix restart release bench clean
 
 help:
 	@echo "make demo    build, then show a three-member cluster at work on this machine"
@@ -17,6 +18,8 @@ help:
 	@echo "make fix     format and mend what can be mended by itself"
 	@echo "make restart measure restarts of one and of three members with a million keys"
 	@echo "make build   only build; the binary is $(BIN)"
+	@echo "make release build the optimised binary, $(RELEASE)"
+	@echo "make bench   compare with etcd on this machine (QUICK=1, WORKS=put-64,get-64, PEER=/path/to/etcd, OUT=DIR)"
 
 setup:
 	@scripts/setup
@@ -46,6 +49,17 @@ verify: setup
 fix:
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
+
+release: setup
+	scripts/release quorate-cli quorate-bench
+
+bench: export QUICK := $(QUICK)
+bench: export WORKS := $(WORKS)
+bench: export PEER := $(PEER)
+bench: export OUT := $(OUT)
+bench: export DATA := $(DATA)
+bench: release
+	scripts/bench
 
 clean:
 	$(CARGO) clean

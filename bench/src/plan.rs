@@ -1,0 +1,97 @@
+//! Every number that defines the measurements: sizes, counts, times and the seed.
+//!
+//! Invariants:
+//! - Both systems and all clients are measured with the same numbers.
+//! - `QUICK` differs from `FULL` only in how long and how often, and in how much is compacted and restarted.
+
+use std::time::Duration;
+
+/// Of all random choices.
+pub const SEED: u64 = 0x0071_75d0_7a7e;
+/// Members of each cluster.
+pub const MEMBERS: usize = 3;
+/// Connections of each client to each member.
+pub const CONNECTIONS_PER_MEMBER: usize = 2;
+/// Bytes of every value written.
+pub const VALUE_BYTES: usize = 256;
+/// Keys that exist before anything is measured; puts overwrite and gets read only these.
+pub const KEYS: u64 = 10_000;
+/// Keys of one range.
+pub const RANGE_KEYS: u64 = 100;
+/// Puts among 100 operations of the mixed work.
+pub const MIXED_PUTS: u32 = 10;
+/// Streams that watch the one key.
+pub const WATCHERS: usize = 1_000;
+/// Of granted leases: none ends while something is measured.
+pub const LEASE_TTL: Duration = Duration::from_hours(4);
+/// Writers while a leader is killed, and how long each waits for an answer before it tries the next member.
+pub const FAILOVER_WRITERS: usize = 6;
+/// See [`FAILOVER_WRITERS`].
+pub const FAILOVER_ATTEMPT: Duration = Duration::from_millis(100);
+/// A writer's pause after a refusal.
+pub const FAILOVER_PAUSE: Duration = Duration::from_millis(5);
+/// Writing before and after the kill.
+pub const FAILOVER_MARGIN: Duration = Duration::from_secs(1);
+/// Callers that write history before it is compacted.
+pub const HISTORY_CALLERS: usize = 512;
+/// Callers that read while history is compacted.
+pub const COMPACTION_CALLERS: usize = 64;
+/// Keys of one transaction, and transactions at a time, when a store is filled.
+pub const FILL_TXN_KEYS: u64 = 100;
+/// See [`FILL_TXN_KEYS`].
+pub const FILL_CALLERS: usize = 32;
+/// How long a cluster may take for what is not measured (to start, to settle), and a call before the run is given up.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+/// Between two looks at a state that is waited for.
+pub const LOOK: Duration = Duration::from_millis(20);
+/// etcd refuses writes at 2 GiB unless told otherwise. This is the only setting that is not its default.
+pub const PEER_QUOTA_BYTES: u64 = 8 << 30;
+
+/// What depends on how long a run may take.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Plan {
+    /// Rounds of each work; the median counts.
+    pub rounds: usize,
+    /// Load before each measured window.
+    pub warm_up: Duration,
+    /// The measured window.
+    pub measured: Duration,
+    /// How often history is written and compacted.
+    pub compactions: usize,
+    /// Revisions compacted at once.
+    pub compacted_revisions: u64,
+    /// From the request to compact on.
+    pub compacting: Duration,
+    /// Leaders killed, one at a time.
+    pub kills: usize,
+    /// Keys in the store of a member that is restarted.
+    pub restart_keys: u64,
+    /// Restarts.
+    pub restarts: usize,
+}
+
+/// `make bench`.
+pub const FULL: Plan = Plan {
+    rounds: 5,
+    warm_up: Duration::from_millis(500),
+    measured: Duration::from_secs(3),
+    compactions: 3,
+    compacted_revisions: 500_000,
+    compacting: Duration::from_secs(4),
+    kills: 7,
+    restart_keys: 2_000_000,
+    restarts: 3,
+};
+
+/// `make bench QUICK=1`.
+pub const QUICK: Plan = Plan {
+    rounds: 2,
+    warm_up: Duration::from_millis(200),
+    measured: Duration::from_millis(600),
+    compactions: 1,
+    compacted_revisions: 50_000,
+    compacting: Duration::from_secs(2),
+    kills: 2,
+    restart_keys: 100_000,
+    restarts: 1,
+};

@@ -1,0 +1,154 @@
+//! The clients that a cluster is driven with: etcd's wire (the same code for both systems) and Quorate's own client.
+//!
+//! Invariants:
+//! - One `Connection` is one TCP connection to one member, whatever the client.
+//! - An answer that is not what the caller must get (a missing key, a value of another length, a compare that did not
+//!   hold) is a failure, so no operation counts that did not do its work.
+
+mod etcd;
+mod native;
+
+use std::net::SocketAddrV4;
+
+use bytes::Bytes;
+
+use crate::cluster::{Standing, System};
+use crate::failure::{Result, wrong};
+use crate::plan::VALUE_BYTES;
+
+/// One connection.
+#[derive(Clone)]
+pub enum Connection {
+    /// On etcd's wire.
+    Etcd(etcd::EtcdWire),
+    /// Quorate's client.
+    Native(native::Native),
+}
+
+/// Which client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// etcd's wire.
+    Etcd,
+    /// Quorate's client.
+    Native,
+}
+
+/// Parts of etcd's wire that works need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Keys.
+    Kv,
+    /// Leases.
+    Lease,
+    /// Watches.
+    Watch,
+}
+
+/// A watch of one key.
+pub enum Watcher {
+    /// On etcd's wire.
+    Etcd(Box<etcd::EtcdWatch>),
+    /// Quorate's client.
+    Native(native::NativeWatch),
+}
+
+/// Runs the call on whichever client it is.
+macro_rules! either {
+    ($self:ident, $wire:ident => $call:expr) => {
+        match $self {
+            Self::Etcd($wire) => $call.await,
+            Self::Native($wire) => $call.await,
+        }
+    };
+}
+
+impl Connection {
+    /// Connects to a member.
+    pub async fn open(client: Client, address: SocketAddrV4) -> Result<Self> {
+        Ok(match client {
+            Client::Etcd => Self::Etcd(etcd::EtcdWire::open(address).await?),
+            Client::Native => Self::Native(native::Native::open(address)?),
+        })
+    }
+
+    /// Writes a key; the revision of the write.
+    pub async fn put(&self, key: Bytes, value: Bytes, lease: i64) -> Result<i64> {
+        either!(self, wire => wire.put(key, value, lease))
+    }
+
+    /// Reads a key that exists: its value and the revision of its last change.
+    pub async fn get(&self, key: Bytes, serializable: bool) -> Result<(Bytes, i64)> {
+        match either!(self, wire => wire.get(key, serializable))? {
+            Some((value, revision)) if value.len() == VALUE_BYTES => Ok((value, revision)),
+            Some((value, _)) => wrong(format!("a get found a value of {} bytes", value.len())),
+            None => wrong("a get found no key"),
+        }
+    }
+
+    /// Reads `limit` keys with their values, all of which exist.
+    pub async fn range(&self, from: Bytes, end: Bytes, limit: u64) -> Result<()> {
+        let (keys, bytes) = either!(self, wire => wire.range(from, end, limit))?;
+        if keys != limit || bytes != limit * VALUE_BYTES as u64 {
+            return wrong(format!("a range of {limit} keys found {keys} with {bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    /// Writes a key if its last change is that of `revision`, which it must be; the revision of the write.
+    pub async fn compare_and_put(&self, key: Bytes, value: Bytes, revision: i64) -> Result<i64> {
+        match either!(self, wire => wire.compare_and_put(key, value, revision))? {
+            Some(written) => Ok(written),
+            None => wrong("a compare that holds was answered as if it did not"),
+        }
+    }
+
+    /// Grants a lease; its id.
+    pub async fn grant(&self) -> Result<i64> {
+        either!(self, wire => wire.grant())
+    }
+
+    /// Writes many keys in one transaction.
+    pub async fn fill(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<()> {
+        either!(self, wire => wire.fill(pairs))
+    }
+
+    /// Compacts history before `revision`.
+    pub async fn compact(&self, revision: i64) -> Result<()> {
+        either!(self, wire => wire.compact(revision))
+    }
+
+    /// Watches a key from now on.
+    pub async fn watch(&self, key: Bytes) -> Result<Watcher> {
+        Ok(match self {
+            Self::Etcd(wire) => Watcher::Etcd(Box::new(wire.watch(key).await?)),
+            Self::Native(wire) => Watcher::Native(wire.watch(key).await?),
+        })
+    }
+}
+
+impl Watcher {
+    /// Values of the next events; at least one.
+    pub async fn next(&mut self) -> Result<Vec<Bytes>> {
+        either!(self, watch => watch.next())
+    }
+}
+
+/// What a member says of itself.
+pub async fn standing(system: System, address: SocketAddrV4) -> Result<Standing> {
+    match system {
+        System::Peer => etcd::standing(address).await,
+        System::Quorate => native::standing(address).await,
+    }
+}
+
+/// Which parts of etcd's wire the member at this address serves.
+pub async fn served(address: SocketAddrV4) -> Result<Vec<Service>> {
+    let mut served = Vec::new();
+    for service in [Service::Kv, Service::Lease, Service::Watch] {
+        if etcd::is_served(service, address).await? {
+            served.push(service);
+        }
+    }
+    Ok(served)
+}

@@ -1,0 +1,95 @@
+//! Quorate's own client, as a user has it: concurrent calls share messages.
+//!
+//! Invariants:
+//! - Each client knows one member only, so it is one connection and never goes elsewhere.
+
+use std::net::SocketAddrV4;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use quorate::{Client, Compare, LeaseId, Op, Relation, Revision, Txn, WatchStream};
+use quorate_proto::v1::StatusRequest;
+use quorate_proto::v1::admin_client::AdminClient;
+use tonic::transport::Endpoint;
+
+use crate::cluster::Standing;
+use crate::failure::{Failure, Result, call, wrong};
+use crate::plan::{LEASE_TTL, PATIENCE};
+
+/// One connection.
+#[derive(Clone)]
+pub struct Native(Client);
+
+/// One watch.
+pub struct NativeWatch(WatchStream);
+
+impl Native {
+    pub fn open(address: SocketAddrV4) -> Result<Self> {
+        let builder = Client::builder().endpoints([address.to_string()]).deadline(PATIENCE);
+        Ok(Self(builder.build().map_err(call("making a client"))?))
+    }
+
+    pub async fn put(&self, key: Bytes, value: Bytes, lease: i64) -> Result<i64> {
+        let put = self.0.put(key, value);
+        let put = if let Some(lease) = LeaseId::new(lease) { put.lease(lease) } else { put };
+        Ok(put.await.map_err(call("put"))?.header.revision.get())
+    }
+
+    pub async fn get(&self, key: Bytes, serializable: bool) -> Result<Option<(Bytes, i64)>> {
+        let get = self.0.get(key);
+        let answer = if serializable { get.serializable() } else { get }.await.map_err(call("get"))?;
+        Ok(answer.kv.map(|kv| (kv.value, kv.mod_revision.get())))
+    }
+
+    pub async fn range(&self, from: Bytes, end: Bytes, limit: u64) -> Result<(u64, u64)> {
+        let answer = self.0.range(from, end).limit(limit).await.map_err(call("range"))?;
+        let bytes: usize = answer.kvs.iter().map(|kv| kv.value.len()).sum();
+        Ok((answer.kvs.len() as u64, bytes as u64))
+    }
+
+    pub async fn compare_and_put(&self, key: Bytes, value: Bytes, expected: i64) -> Result<Option<i64>> {
+        let compare = Compare::mod_revision(&key, Relation::Equal, Revision(expected));
+        let txn = Txn::when(compare).then(Op::put(key, value));
+        let answer = self.0.txn(txn).await.map_err(call("compare-and-put"))?;
+        Ok(answer.succeeded.then(|| answer.header.revision.get()))
+    }
+
+    pub async fn fill(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<()> {
+        let txn = pairs.into_iter().fold(Txn::new(), |txn, (key, value)| txn.then(Op::put(key, value)));
+        self.0.txn(txn).await.map_err(call("filling"))?;
+        Ok(())
+    }
+
+    pub async fn grant(&self) -> Result<i64> {
+        let granted = self.0.lease(LEASE_TTL).grant_unattended().await.map_err(call("lease grant"))?;
+        Ok(granted.id.get())
+    }
+
+    pub async fn compact(&self, revision: i64) -> Result<()> {
+        self.0.compact(Revision(revision)).await.map_err(call("compaction"))?;
+        Ok(())
+    }
+
+    pub async fn watch(&self, key: Bytes) -> Result<NativeWatch> {
+        Ok(NativeWatch(self.0.watch(key).start().await.map_err(call("watch"))?))
+    }
+}
+
+impl NativeWatch {
+    pub async fn next(&mut self) -> Result<Vec<Bytes>> {
+        match self.0.next().await {
+            Some(Ok(events)) => Ok(events.events.into_iter().map(|event| event.kv.value).collect()),
+            Some(Err(error)) => Err(call("watching")(error)),
+            None => wrong("a watch ended"),
+        }
+    }
+}
+
+pub async fn standing(address: SocketAddrV4) -> Result<Standing> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(call("naming an endpoint"))?;
+    let channel = endpoint.connect().await.map_err(call("connecting"))?;
+    let answer = AdminClient::new(channel).status(StatusRequest {}).await.map_err(call("status"))?.into_inner();
+    let member = answer.member.ok_or_else(|| Failure::Wrong("a status names no member".to_owned()))?;
+    let header = answer.header.unwrap_or_default();
+    Ok(Standing { member: member.id, leader: answer.leader_id, term: header.raft_term })
+}

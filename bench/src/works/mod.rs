@@ -1,0 +1,178 @@
+//! The works: what is measured, each by its name, and the order in which they run.
+//!
+//! Invariants:
+//! - Rounds of a work alternate between etcd and Quorate, forwards and backwards, so that what disturbs the machine
+//!   disturbs both.
+//! - Restarting and killing have clusters of their own; all else runs on one pair, so that "after all works" is after
+//!   all of those.
+//! - An election that the load brought about is counted: none is expected.
+
+mod compaction;
+mod failover;
+mod lease;
+mod point;
+mod range;
+mod restart;
+mod watch;
+
+use crate::cluster::Places;
+use crate::failure::{Result, wrong};
+use crate::figures::{Figures, Metric, float, mb};
+use crate::load::{self, Caller, Window};
+use crate::plan::Plan;
+use crate::stage::{Lane, Stage, Subject};
+use crate::wire::Service;
+
+/// Names of works that are no closed loop of callers.
+pub const WATCH: &str = "watch-1000";
+/// See [`WATCH`].
+pub const MEMORY: &str = "memory";
+/// The row of elections during load; not a work.
+pub const ELECTIONS: &str = "elections";
+pub use compaction::NAME as COMPACTION;
+pub use failover::NAME as FAILOVER;
+pub use restart::NAME as RESTART;
+
+/// A work of callers in a closed loop.
+struct Steady {
+    name: &'static str,
+    callers: usize,
+    needs: Service,
+    caller: fn(usize, usize) -> Box<dyn Caller>,
+}
+
+const STEADY: [Steady; 10] = [
+    Steady { name: "put-1", callers: 1, needs: Service::Kv, caller: point::put },
+    Steady { name: "put-64", callers: 64, needs: Service::Kv, caller: point::put },
+    Steady { name: "put-512", callers: 512, needs: Service::Kv, caller: point::put },
+    Steady { name: "get-64", callers: 64, needs: Service::Kv, caller: point::get },
+    Steady { name: "get-512", callers: 512, needs: Service::Kv, caller: point::get },
+    Steady { name: "get-serializable-64", callers: 64, needs: Service::Kv, caller: point::get_serializable },
+    Steady { name: "compare-and-put-64", callers: 64, needs: Service::Kv, caller: point::compare_and_put },
+    Steady { name: "range-100-64", callers: 64, needs: Service::Kv, caller: range::range },
+    Steady { name: "lease-put-64", callers: 64, needs: Service::Lease, caller: lease::lease_put },
+    Steady { name: "mixed-90-10-64", callers: 64, needs: Service::Kv, caller: point::mixed },
+];
+
+/// Names of all works, in the order in which they run.
+pub fn names() -> Vec<&'static str> {
+    STEADY.iter().map(|work| work.name).chain([WATCH, COMPACTION, MEMORY, FAILOVER, RESTART]).collect()
+}
+
+/// Which works run.
+pub struct Selection(Vec<String>);
+
+impl Selection {
+    /// Those named; all when none is.
+    pub fn of(named: &[String]) -> Result<Self> {
+        let known = names();
+        if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
+            return wrong(format!("there is no work {unknown:?}; there are {}", known.join(", ")));
+        }
+        let all = || known.iter().map(|name| (*name).to_owned()).collect();
+        Ok(Self(if named.is_empty() { all() } else { named.to_vec() }))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|one| one == name)
+    }
+}
+
+/// Runs what is selected.
+pub async fn run(places: &Places, plan: &Plan, selection: &Selection) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let own_stage = [FAILOVER, RESTART];
+    if selection.0.iter().any(|name| !own_stage.contains(&name.as_str())) {
+        let stage = Stage::usual(places).await?;
+        on_one_stage(&stage, plan, selection, &mut figures).await?;
+    }
+    if selection.has(FAILOVER) {
+        eprintln!("bench: {FAILOVER}");
+        let mut stage = Stage::usual(places).await?;
+        for lane in stage.lanes.clone() {
+            failover::run(&mut stage, &lane, plan, &mut figures).await?;
+        }
+    }
+    if selection.has(RESTART) {
+        eprintln!("bench: {RESTART}, {} keys", plan.restart_keys);
+        let mut stage = Stage::open(places, plan.restart_keys).await?;
+        for subject in stage.lanes.iter().map(|lane| lane.subject).collect::<Vec<_>>() {
+            restart::run(&mut stage, subject, plan, &mut figures).await?;
+        }
+    }
+    Ok(figures)
+}
+
+async fn on_one_stage(stage: &Stage, plan: &Plan, selection: &Selection, figures: &mut Figures) -> Result<()> {
+    let terms = stage.terms().await?;
+    for work in STEADY.iter().filter(|work| selection.has(work.name)) {
+        rounds(stage, plan, (work.name, work.needs), figures, async |lane, round| {
+            let callers = (0..work.callers).map(|caller| (work.caller)(round, caller)).collect();
+            load::run(lane, stage.cluster(lane.subject), callers, plan.warm_up, plan.measured).await
+        })
+        .await?;
+    }
+    if selection.has(WATCH) {
+        rounds(stage, plan, (WATCH, Service::Watch), figures, async |lane, round| {
+            watch::run(lane, stage.cluster(lane.subject), round, plan.warm_up, plan.measured).await
+        })
+        .await?;
+    }
+    if selection.has(COMPACTION) {
+        eprintln!("bench: {COMPACTION}, {} revisions", plan.compacted_revisions);
+        for round in 0..plan.compactions {
+            for lane in order(&stage.lanes, round) {
+                compaction::run(lane, stage.cluster(lane.subject), round, plan, figures).await?;
+            }
+        }
+    }
+    let terms_after = stage.terms().await?;
+    for lane in &stage.lanes {
+        let at = usize::from(lane.subject != Subject::Peer);
+        let elections = terms_after[at].saturating_sub(terms[at]);
+        figures.add(ELECTIONS, Metric::Elections, lane.subject, float(elections));
+        if selection.has(MEMORY) {
+            let bytes = stage.cluster(lane.subject).resident_bytes()?;
+            figures.add(MEMORY, Metric::Memory, lane.subject, mb(bytes));
+        }
+    }
+    Ok(())
+}
+
+/// Runs all rounds of a work over all lanes.
+async fn rounds(
+    stage: &Stage,
+    plan: &Plan,
+    (name, needs): (&str, Service),
+    figures: &mut Figures,
+    run: impl AsyncFn(&Lane, usize) -> Result<Window>,
+) -> Result<()> {
+    eprintln!("bench: {name}");
+    for round in 0..plan.rounds {
+        for lane in order(&stage.lanes, round).into_iter().filter(|lane| lane.services.contains(&needs)) {
+            let mut window = run(lane, round).await?;
+            figures.add_window(name, lane.subject, &mut window);
+        }
+    }
+    Ok(())
+}
+
+/// Forwards in even rounds, backwards in odd ones.
+fn order(lanes: &[Lane], round: usize) -> Vec<&Lane> {
+    let forwards = lanes.iter();
+    if round.is_multiple_of(2) { forwards.collect() } else { forwards.rev().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn works_are_selected_by_name() {
+        let some = Selection::of(&["put-64".to_owned(), "restart".to_owned()]).unwrap();
+        assert!(some.has("put-64") && some.has(RESTART) && !some.has("get-64"));
+        assert!(Selection::of(&[]).unwrap().has(MEMORY));
+        let refused = Selection::of(&["put-65".to_owned()]).err().unwrap().to_string();
+        assert!(refused.contains("put-65") && refused.contains("put-64"), "{refused}");
+    }
+}
