@@ -74,11 +74,11 @@ pub struct Plan {
 pub const FULL: Plan = Plan {
     rounds: 5,
     warm_up: Duration::from_millis(500),
-    measured: Duration::from_secs(3),
-    compactions: 3,
+    measured: Duration::from_secs(2),
+    compactions: 2,
     compacted_revisions: 500_000,
     compacting: Duration::from_secs(4),
-    kills: 7,
+    kills: 5,
     restart_keys: 2_000_000,
     restarts: 3,
 };

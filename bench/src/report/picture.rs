@@ -12,7 +12,7 @@ const WIDTH: f64 = 960.0;
 const LABELS: f64 = 170.0;
 const PANEL: f64 = 330.0;
 const GAP: f64 = 60.0;
-const TOP: f64 = 74.0;
+const TOP: f64 = 84.0;
 const LINE: f64 = 34.0;
 const BAR: f64 = 11.0;
 
@@ -66,10 +66,10 @@ pub fn of(figures: &Figures, title: &str) -> String {
 /// Title and the line at etcd's own value.
 fn frame(panel: &Panel, bottom: f64) -> String {
     let one = panel.left + PANEL / panel.most;
-    text(panel.left, TOP - 12.0, "start", panel.title)
+    text(panel.left, TOP - 22.0, "start", panel.title)
         + &line(panel.left, TOP - 4.0, bottom, "#888888", 1.0)
         + &line(one, TOP - 4.0, bottom, "#bbbbbb", 1.0)
-        + &text(one, TOP - 12.0 + 6.0, "middle", "<tspan font-size=\"9\" fill=\"#888888\">1</tspan>")
+        + &text(one, TOP - 8.0, "middle", "<tspan font-size=\"9\" fill=\"#888888\">1</tspan>")
 }
 
 /// One work's bars in one panel, and its target.

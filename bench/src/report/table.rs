@@ -66,6 +66,7 @@ fn shown(value: f64) -> String {
         return first.into_iter().chain(groups).collect::<Vec<_>>().join(" ");
     }
     match value {
+        0.0 => "0".to_owned(),
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
@@ -101,8 +102,8 @@ mod tests {
 
     #[test]
     fn numbers_are_shown_with_what_matters() {
-        let seen = [0.123, 12.34, 123.4, 1_234.0, 12_345.0, 123_456.7, 1_234_567.0].map(shown);
-        assert_eq!(seen, ["0.12", "12.3", "123", "1 234", "12 345", "123 457", "1 234 567"]);
+        let seen = [0.0, 0.123, 12.34, 123.4, 1_234.0, 12_345.0, 123_456.7, 1_234_567.0].map(shown);
+        assert_eq!(seen, ["0", "0.12", "12.3", "123", "1 234", "12 345", "123 457", "1 234 567"]);
     }
 
     #[test]
