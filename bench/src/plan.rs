@@ -16,6 +16,8 @@ pub const CONNECTIONS_PER_MEMBER: usize = 2;
 pub const VALUE_BYTES: usize = 256;
 /// Keys that exist before anything is measured; puts overwrite and gets read only these.
 pub const KEYS: u64 = 10_000;
+/// Further keys, numbered after those, that are never overwritten: they have no history.
+pub const UNTOUCHED_KEYS: u64 = 10_000;
 /// Keys of one range.
 pub const RANGE_KEYS: u64 = 100;
 /// Puts among 100 operations of the mixed work.

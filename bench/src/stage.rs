@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, Places, System};
 use crate::failure::{Result, wrong};
 use crate::fill;
 use crate::keys::first_key;
-use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE};
+use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE, UNTOUCHED_KEYS};
 use crate::wire::{self, Client, Connection, Service};
 
 /// Who is measured: a system as one kind of client sees it.
@@ -91,7 +91,7 @@ impl Stage {
 
     /// The same with the keys that most works use.
     pub async fn usual(places: &Places) -> Result<Self> {
-        Self::open(places, KEYS).await
+        Self::open(places, KEYS + UNTOUCHED_KEYS).await
     }
 
     /// The cluster that a subject means.

@@ -41,7 +41,7 @@ struct Steady {
     caller: fn(usize, usize) -> Box<dyn Caller>,
 }
 
-const STEADY: [Steady; 10] = [
+const STEADY: [Steady; 11] = [
     Steady { name: "put-1", callers: 1, needs: Service::Kv, caller: point::put },
     Steady { name: "put-64", callers: 64, needs: Service::Kv, caller: point::put },
     Steady { name: "put-512", callers: 512, needs: Service::Kv, caller: point::put },
@@ -49,7 +49,8 @@ const STEADY: [Steady; 10] = [
     Steady { name: "get-512", callers: 512, needs: Service::Kv, caller: point::get },
     Steady { name: "get-serializable-64", callers: 64, needs: Service::Kv, caller: point::get_serializable },
     Steady { name: "compare-and-put-64", callers: 64, needs: Service::Kv, caller: point::compare_and_put },
-    Steady { name: "range-100-64", callers: 64, needs: Service::Kv, caller: range::range },
+    Steady { name: "range-100-64", callers: 64, needs: Service::Kv, caller: range::untouched },
+    Steady { name: "range-100-overwritten-64", callers: 64, needs: Service::Kv, caller: range::overwritten },
     Steady { name: "lease-put-64", callers: 64, needs: Service::Lease, caller: lease::lease_put },
     Steady { name: "mixed-90-10-64", callers: 64, needs: Service::Kv, caller: point::mixed },
 ];
