@@ -4,14 +4,12 @@
 //! - [`Session::next`] may be dropped at any time; nothing is lost by it.
 //! - What a session holds in memory is bounded: one chunk for each of [`READS_MAX`] watches that catch up, and one
 //!   message of live events. It does nothing more while what it gave out is not fetched.
-//! - A mark says a revision up to which everything was given out before the mark.
+//! - A mark says a revision up to which everything was given out before the mark; one of the session, to all watches.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_proto::{Key, Revision};
-use quorate_state::outcome::KeyValue;
 use quorate_state::view::ReadError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::catch_up::{Chunk, History};
 use super::hub::{Hub, Taken};
-use super::interest::Interest;
+use super::notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
 use super::watcher::{Mailbox, Watcher};
 use super::window::Published;
 use crate::error::ConsensusError;
@@ -29,78 +27,8 @@ const READS_MAX: usize = 4;
 /// Bytes of a chunk of history, and of what is taken from the window at once.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// What a watch is to do.
-#[derive(Debug, Clone)]
-pub struct WatchSpec {
-    /// Which changes.
-    pub interest: Interest,
-    /// First revision wanted; `None`: what comes after the watch is created.
-    pub start: Option<Revision>,
-    /// Fetch what stood there before.
-    pub previous_values: bool,
-    /// While nothing matches, a mark this often.
-    pub progress_interval: Option<Duration>,
-    /// Wait for this revision first, until then.
-    pub min_revision: Option<(Revision, Instant)>,
-}
-
-/// Matching changes of one revision.
-#[derive(Debug)]
-pub struct Picked {
-    /// The revision with all its changes.
-    pub item: Arc<Published>,
-    /// Positions of those that match.
-    pub changes: Vec<u32>,
-    /// What stood there before, for each of `changes`; empty when not asked for.
-    pub previous: Vec<Option<KeyValue>>,
-}
-
-/// Why a watch is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WatchOver {
-    /// Asked for.
-    Cancelled,
-    /// The next revision wanted is compacted.
-    Compacted {
-        /// The mark.
-        compacted: Revision,
-    },
-    /// This member cannot serve it now.
-    Unavailable(String),
-}
-
-/// What a session gives out. `tag` names the watch.
-#[derive(Debug)]
-pub enum WatchNotice {
-    /// The watch exists.
-    Created {
-        /// Which.
-        tag: u64,
-        /// Newest revision at that moment.
-        revision: Revision,
-    },
-    /// Changes.
-    Events {
-        /// Of which watch.
-        tag: u64,
-        /// Whole revisions, in order.
-        items: Vec<Picked>,
-    },
-    /// All changes up to `revision` have been given out.
-    Mark {
-        /// Of which watch.
-        tag: u64,
-        /// Inclusive.
-        revision: Revision,
-    },
-    /// Nothing more comes.
-    Ended {
-        /// Which.
-        tag: u64,
-        /// Why.
-        over: WatchOver,
-    },
-}
+/// How many marks of the whole session may be asked for at once.
+const SESSION_MARKS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -112,8 +40,8 @@ enum Phase {
     Reading,
     /// Fed by the hub.
     Live,
-    /// Fed by the hub; a job fetches previous values.
-    Fetching,
+    /// Fed by the hub; a job fetches previous values for changes from this revision on.
+    Fetching(Revision),
 }
 
 struct Watch {
@@ -149,12 +77,15 @@ pub struct Session {
     reading: usize,
     jobs: JoinSet<Done>,
     due: BTreeSet<(Instant, u64)>,
+    /// Marks of the whole session that were asked for: the least revision that they may say, and how many.
+    session_marks: Option<(Revision, usize)>,
+    on_contact_loss: OnContactLoss,
     contact_lost: watch::Receiver<bool>,
 }
 
 impl Session {
     /// Without watches yet.
-    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>) -> Self {
+    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>, on_contact_loss: OnContactLoss) -> Self {
         let contact_lost = hub.contact_lost();
         Self {
             hub,
@@ -166,6 +97,8 @@ impl Session {
             reading: 0,
             jobs: JoinSet::new(),
             due: BTreeSet::new(),
+            session_marks: None,
+            on_contact_loss,
             contact_lost,
         }
     }
@@ -196,7 +129,7 @@ impl Session {
             Watch { watcher, phase: Phase::Opening, mark_wanted: false, due: None, covered: Revision::ZERO, spec };
         let (id, min_revision) = (watch.watcher.id(), watch.spec.min_revision);
         self.watches.insert(tag, watch);
-        if *self.contact_lost.borrow() {
+        if self.is_cut_off() {
             self.end(tag, contact_lost());
             return;
         }
@@ -224,6 +157,15 @@ impl Session {
         }
     }
 
+    /// Asks for one mark of the whole session, as soon as every watch has been given what there is now. Nothing comes
+    /// of it when a watch reads history, or has to before then.
+    pub fn ask_session_mark(&mut self) {
+        if self.watches.values().all(|watch| matches!(watch.phase, Phase::Live | Phase::Fetching(_))) {
+            let asked = self.session_marks.map_or(0, |(_, asked)| asked);
+            self.session_marks = Some((self.hub.revision(), (asked + 1).min(SESSION_MARKS_MAX)));
+        }
+    }
+
     /// What there is to send next. Waits for it; safe to drop.
     pub async fn next(&mut self) -> WatchNotice {
         loop {
@@ -231,6 +173,9 @@ impl Session {
                 return notice;
             }
             self.read_queued();
+            if self.give_session_marks() {
+                continue;
+            }
             if let Some(tag) = self.mailbox.pop() {
                 self.collect(tag);
                 continue;
@@ -296,8 +241,8 @@ impl Session {
                 let items = items.into_iter();
                 let items: Vec<Picked> =
                     items.map(|(item, changes)| Picked { item, changes, previous: Vec::new() }).collect();
-                if watch.spec.previous_values {
-                    watch.phase = Phase::Fetching;
+                if let Some(first) = items.first().filter(|_| watch.spec.previous_values) {
+                    watch.phase = Phase::Fetching(first.item.revision);
                     self.fetch(tag, items);
                 } else {
                     self.give(tag, items);
@@ -385,6 +330,30 @@ impl Session {
         }
     }
 
+    /// Gives out the marks of the session that were asked for, if it has come so far.
+    fn give_session_marks(&mut self) -> bool {
+        let Some((wanted, count)) = self.session_marks else { return false };
+        let Some(given) = self.hub.mark_of_all(self.watches.values().map(|watch| &*watch.watcher)) else {
+            self.session_marks = None;
+            return false;
+        };
+        let fetched = self.watches.values().filter_map(|watch| match watch.phase {
+            Phase::Fetching(first) => Some(Revision(first.get() - 1)),
+            _ => None,
+        });
+        let revision = fetched.chain([given]).min().unwrap_or(given);
+        if revision < wanted {
+            return false;
+        }
+        self.session_marks = None;
+        self.outbox.extend(std::iter::repeat_n(revision, count).map(|revision| WatchNotice::SessionMark { revision }));
+        true
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.on_contact_loss == OnContactLoss::End && *self.contact_lost.borrow()
+    }
+
     fn marks_due(&mut self) {
         let now = Instant::now();
         while let Some((due, tag)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
@@ -406,7 +375,7 @@ impl Session {
     }
 
     fn contact_changed(&mut self) {
-        if *self.contact_lost.borrow_and_update() {
+        if self.is_cut_off() {
             let tags: Vec<u64> = self.watches.keys().copied().collect();
             for tag in tags {
                 self.end(tag, contact_lost());

@@ -71,7 +71,7 @@ texts! {
     ANSWER_LOST = Unavailable "request timed out, possibly due to connection lost";
     /// The store was replaced while it was read.
     BEHIND = Unavailable "request timed out, waiting for the applied index took too long";
-    /// Members differ and no digest has a majority, or this member has failed.
+    /// Members differ, and no digest has a majority.
     CORRUPT = DataLoss "corrupt cluster";
     /// This member has taken itself out of service.
     UNHEALTHY = Unavailable "unhealthy cluster";

@@ -8,17 +8,23 @@
 //! - Texts and codes of refusals are the wire's, from one table (`errors`).
 //! - The revision in a header is that of the store when the answer was formed, never one that was asked for.
 
+mod absent;
 mod answers;
+mod cluster;
 mod errors;
+mod events;
 mod kv;
+mod lease;
+mod maintenance;
 mod overlaps;
 mod range_stream;
 mod requests;
+mod watch;
 
 use std::sync::Arc;
 
 use quorate_proto::Revision;
-use quorate_proto::etcd::etcdserverpb as pb;
+use quorate_proto::etcd::{etcdserverpb as pb, v3electionpb, v3lockpb};
 use quorate_proto::v1;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -35,7 +41,15 @@ use errors::Refused;
 pub fn add_services(routes: &mut RoutesBuilder, rooms: &Arc<Rooms>) {
     let bytes_max = rooms.limits.request_bytes_max + MESSAGE_EXTRA_BYTES;
     let kv = pb::kv_server::KvServer::new(kv::KvDoor(Arc::clone(rooms))).max_decoding_message_size(bytes_max);
-    routes.add_service(kv);
+    routes
+        .add_service(kv)
+        .add_service(pb::watch_server::WatchServer::new(watch::WatchDoor(Arc::clone(rooms))))
+        .add_service(pb::lease_server::LeaseServer::new(lease::LeaseDoor(Arc::clone(rooms))))
+        .add_service(pb::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
+        .add_service(pb::maintenance_server::MaintenanceServer::new(maintenance::MaintenanceDoor(Arc::clone(rooms))))
+        .add_service(pb::auth_server::AuthServer::new(absent::AbsentDoor))
+        .add_service(v3lockpb::lock_server::LockServer::new(absent::AbsentDoor))
+        .add_service(v3electionpb::election_server::ElectionServer::new(absent::AbsentDoor));
 }
 
 /// Runs one request: says no at once where a leader is required and there is none, and gives it its deadline.
@@ -54,9 +68,19 @@ where
     }
     match run(rooms, request.into_inner(), deadline).await {
         Ok(answer) => Ok(Response::new(answer)),
-        // The deadline was ours, not the caller's.
-        Err(refused) if patient && refused.code == Code::DeadlineExceeded => Err(errors::TIMED_OUT.into()),
-        Err(refused) => Err(refused.into()),
+        Err(refused) => Err(told(rooms, refused, patient).into()),
+    }
+}
+
+/// The refusal as it is told: a deadline that was ours and not the caller's is a time-out, and a member that cannot serve
+/// because members differ says so.
+fn told(rooms: &Rooms, refused: Refused, patient: bool) -> Refused {
+    if patient && refused.code == Code::DeadlineExceeded {
+        errors::TIMED_OUT
+    } else if refused == errors::UNHEALTHY && rooms.consensus.diverged().is_some() {
+        errors::CORRUPT
+    } else {
+        refused
     }
 }
 
