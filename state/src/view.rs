@@ -285,10 +285,13 @@ impl<R: Read> View<R> {
         crate::leases::keys_of(&self.read, lease, limit)
     }
 
-    /// The version that a change replaced, by [`Change::previous`]; `None` when it created the key or when the
-    /// version before is compacted away.
-    pub fn previous(&self, key: &Key, previous: Revision) -> Result<Option<KeyValue>, ReadError> {
-        if previous == Revision::ZERO { Ok(None) } else { Ok(history::version(&self.read, key, previous)?) }
+    /// The version that a change at `changed` replaced, by [`Change::previous`]; `None` when it created the key, or when
+    /// the revision before it is compacted: then nothing is told, whether a purge has come by or not.
+    pub fn previous(&self, key: &Key, previous: Revision, changed: Revision) -> Result<Option<KeyValue>, ReadError> {
+        if previous == Revision::ZERO || changed <= self.head.compacted {
+            return Ok(None);
+        }
+        Ok(history::version(&self.read, key, previous)?)
     }
 
     /// Changes from a revision on that `wanted` says yes to, until about `bytes_max` are gathered.

@@ -160,9 +160,12 @@ impl Session {
     /// Asks for one mark of the whole session, as soon as every watch has been given what there is now. Nothing comes
     /// of it when a watch reads history, or has to before then.
     pub fn ask_session_mark(&mut self) {
-        if self.watches.values().all(|watch| matches!(watch.phase, Phase::Live | Phase::Fetching(_))) {
+        let live = |watch: &Watch| matches!(watch.phase, Phase::Live | Phase::Fetching(_));
+        if !self.watches.is_empty() && self.watches.values().all(live) {
             let asked = self.session_marks.map_or(0, |(_, asked)| asked);
             self.session_marks = Some((self.hub.revision(), (asked + 1).min(SESSION_MARKS_MAX)));
+            // At once, if it can be: what is asked for next may make it wait.
+            self.give_session_marks();
         }
     }
 
@@ -443,7 +446,7 @@ fn fill_previous(history: &dyn History, items: &mut [Picked]) -> Result<(), Read
         if wanted.iter().filter(created).count() == wanted.len() {
             picked.previous = vec![None; wanted.len()];
         } else {
-            picked.previous = history.previous(&wanted)?;
+            picked.previous = history.previous(&wanted, picked.item.revision)?;
         }
     }
     Ok(())

@@ -89,7 +89,7 @@ impl History for MemoryHistory {
         Ok(Chunk { revisions: wanted.collect(), next })
     }
 
-    fn previous(&self, wanted: &[(Key, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError> {
+    fn previous(&self, wanted: &[(Key, Revision)], _changed: Revision) -> Result<Vec<Option<KeyValue>>, ReadError> {
         let found = wanted.iter().map(|(key, revision)| {
             (revision.get() > 0).then(|| KeyValue {
                 key: key.clone(),

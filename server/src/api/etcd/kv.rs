@@ -42,8 +42,8 @@ async fn range(rooms: &Rooms, request: pb::RangeRequest, deadline: Instant) -> R
 /// Reads, and says at which revision the store was. What turns out to be small stays on the door's runtime.
 pub async fn read(rooms: &Rooms, query: RangeQuery) -> Result<(RangeDone, Revision), Trouble> {
     let one_key = matches!(query.span, Span::Key(_));
-    if !one_key && !query.count_only && query.refine == Refine::default() {
-        let limit = query.limit.map_or(LIGHT_KEYS_MAX, |limit| limit.min(LIGHT_KEYS_MAX));
+    let limit = query.limit.unwrap_or(LIGHT_KEYS_MAX);
+    if !one_key && !query.count_only && limit <= LIGHT_KEYS_MAX && query.refine == Refine::default() {
         let small =
             RangeQuery { limit: Some(limit), bytes_max: Some(LIGHT_BYTES_MAX), count_all: false, ..query.clone() };
         let (done, revision) =

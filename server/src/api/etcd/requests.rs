@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_proto::etcd::etcdserverpb as pb;
+use quorate_proto::etcd::etcdserverpb::range_request::{SortOrder, SortTarget};
 use quorate_proto::{Key, LeaseId, Revision};
 use quorate_state::command::{
     Compare, Delete, Expect, Owner, Put, RangeQuery, Refine, Relation, SortBy, Span, Target, Txn, TxnOp,
@@ -33,12 +34,19 @@ pub fn span(key: Bytes, end: Bytes) -> Result<Span, Refused> {
     })
 }
 
-/// A read.
-pub fn range(request: pb::RangeRequest) -> Result<RangeQuery, Refused> {
-    use pb::range_request::{SortOrder, SortTarget};
-    let span = span(request.key, request.range_end)?;
+fn check_range(request: &pb::RangeRequest) -> Result<(SortOrder, SortTarget), Refused> {
+    if request.key.is_empty() {
+        return Err(errors::EMPTY_KEY);
+    }
     let order = SortOrder::try_from(request.sort_order).map_err(|_| errors::INVALID_SORT_OPTION)?;
     let target = SortTarget::try_from(request.sort_target).map_err(|_| errors::INVALID_SORT_OPTION)?;
+    Ok((order, target))
+}
+
+/// A read.
+pub fn range(request: pb::RangeRequest) -> Result<RangeQuery, Refused> {
+    let (order, target) = check_range(&request)?;
+    let span = span(request.key, request.range_end)?;
     let bound = |revision: i64| (revision != 0).then_some(Revision(revision));
     let bounds = Refine {
         mod_min: bound(request.min_mod_revision),
@@ -71,15 +79,7 @@ pub fn range(request: pb::RangeRequest) -> Result<RangeQuery, Refused> {
 
 /// A write of one key.
 pub fn put(request: pb::PutRequest, limits: &Limits) -> Result<Put, Refused> {
-    if request.key.is_empty() {
-        return Err(errors::EMPTY_KEY);
-    }
-    if request.ignore_value && !request.value.is_empty() {
-        return Err(errors::VALUE_PROVIDED);
-    }
-    if request.ignore_lease && request.lease != 0 {
-        return Err(errors::LEASE_PROVIDED);
-    }
+    check_put(&request)?;
     if request.encoded_len() > limits.value_bytes_max {
         return Err(errors::TOO_LARGE);
     }
@@ -96,6 +96,19 @@ pub fn put(request: pb::PutRequest, limits: &Limits) -> Result<Put, Refused> {
         must_have_parent: false,
         sequential: false,
     })
+}
+
+fn check_put(request: &pb::PutRequest) -> Result<(), Refused> {
+    if request.key.is_empty() {
+        return Err(errors::EMPTY_KEY);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(errors::VALUE_PROVIDED);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(errors::LEASE_PROVIDED);
+    }
+    Ok(())
 }
 
 /// A delete, of however many keys.
@@ -117,7 +130,7 @@ pub fn txn(request: pb::TxnRequest, limits: &Limits) -> Result<Txn, Refused> {
     translate(request, limits)
 }
 
-/// Bounds, from the outside in: what one level uses is no longer there for those inside it.
+/// Each operation in order, those of `success` first, and bounds from the outside in: what one level uses is no longer there for those inside it.
 fn check(request: &pb::TxnRequest, ops_max: usize, depth_max: usize) -> Result<(), Refused> {
     use pb::request_op::Request;
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
@@ -131,10 +144,12 @@ fn check(request: &pb::TxnRequest, ops_max: usize, depth_max: usize) -> Result<(
         match &op.request {
             None => return Err(errors::KEY_NOT_FOUND),
             Some(Request::RequestTxn(nested)) => check(nested, ops_max - ops, depth_max - 1)?,
-            Some(Request::RequestRange(op)) if op.key.is_empty() => return Err(errors::EMPTY_KEY),
-            Some(Request::RequestPut(op)) if op.key.is_empty() => return Err(errors::EMPTY_KEY),
+            Some(Request::RequestRange(op)) => {
+                check_range(op)?;
+            }
+            Some(Request::RequestPut(op)) => check_put(op)?,
             Some(Request::RequestDeleteRange(op)) if op.key.is_empty() => return Err(errors::EMPTY_KEY),
-            Some(_) => {}
+            Some(Request::RequestDeleteRange(_)) => {}
         }
     }
     Ok(())
