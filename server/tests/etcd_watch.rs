@@ -293,12 +293,12 @@ async fn without_a_leader_only_streams_that_asked_for_one_end() {
     let (members, net, _dir) = Doors::three().await;
     let first = &members[&1];
     kv(first).put(put("a", "1")).await.unwrap();
-    let mut wanting = Watching::open_as(first, with_leader).await;
-    let mut waiting = Watching::open(first).await;
-    wanting.create(watch("a", "")).await;
-    waiting.create(watch("a", "")).await;
+    let mut hasty = Watching::open_as(first, with_leader).await;
+    let mut patient = Watching::open(first).await;
+    hasty.create(watch("a", "")).await;
+    patient.create(watch("a", "")).await;
     net.part(&[1], &[2, 3]);
-    refused(wanting.try_next().await, Code::Unavailable, "etcdserver: no leader");
+    refused(hasty.try_next().await, Code::Unavailable, "etcdserver: no leader");
     net.heal();
     let mut lost = first.rooms.hub.contact_lost();
     tokio::time::timeout(Duration::from_secs(20), lost.wait_for(|lost| !*lost))
@@ -306,7 +306,7 @@ async fn without_a_leader_only_streams_that_asked_for_one_end() {
         .expect("contact is back")
         .unwrap();
     kv(first).put(put("a", "2")).await.unwrap();
-    assert_eq!(events(&waiting.next().await), ["PUT a=2@3"]);
+    assert_eq!(events(&patient.next().await), ["PUT a=2@3"]);
     for (_, member) in members {
         member.stop().await;
     }

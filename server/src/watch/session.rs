@@ -78,7 +78,7 @@ pub struct Session {
     jobs: JoinSet<Done>,
     due: BTreeSet<(Instant, u64)>,
     /// Marks of the whole session that were asked for: the least revision that they may say, and how many.
-    session_marks: Option<(Revision, usize)>,
+    marks_of_all: Option<(Revision, usize)>,
     on_contact_loss: OnContactLoss,
     contact_lost: watch::Receiver<bool>,
 }
@@ -97,7 +97,7 @@ impl Session {
             reading: 0,
             jobs: JoinSet::new(),
             due: BTreeSet::new(),
-            session_marks: None,
+            marks_of_all: None,
             on_contact_loss,
             contact_lost,
         }
@@ -162,8 +162,8 @@ impl Session {
     pub fn ask_session_mark(&mut self) {
         let live = |watch: &Watch| matches!(watch.phase, Phase::Live | Phase::Fetching(_));
         if !self.watches.is_empty() && self.watches.values().all(live) {
-            let asked = self.session_marks.map_or(0, |(_, asked)| asked);
-            self.session_marks = Some((self.hub.revision(), (asked + 1).min(SESSION_MARKS_MAX)));
+            let asked = self.marks_of_all.map_or(0, |(_, asked)| asked);
+            self.marks_of_all = Some((self.hub.revision(), (asked + 1).min(SESSION_MARKS_MAX)));
             // At once, if it can be: what is asked for next may make it wait.
             self.give_session_marks();
         }
@@ -335,9 +335,9 @@ impl Session {
 
     /// Gives out the marks of the session that were asked for, if it has come so far.
     fn give_session_marks(&mut self) -> bool {
-        let Some((wanted, count)) = self.session_marks else { return false };
+        let Some((wanted, count)) = self.marks_of_all else { return false };
         let Some(given) = self.hub.mark_of_all(self.watches.values().map(|watch| &*watch.watcher)) else {
-            self.session_marks = None;
+            self.marks_of_all = None;
             return false;
         };
         let fetched = self.watches.values().filter_map(|watch| match watch.phase {
@@ -348,7 +348,7 @@ impl Session {
         if revision < wanted {
             return false;
         }
-        self.session_marks = None;
+        self.marks_of_all = None;
         self.outbox.extend(std::iter::repeat_n(revision, count).map(|revision| WatchNotice::SessionMark { revision }));
         true
     }

@@ -163,19 +163,7 @@ impl Session {
                 writeln!(out, "{:016x}", view.content_hash(at)?).unwrap();
             }
             "list" => return list(&view, words),
-            "stat" => {
-                let stat = view.stat(&bytes(&words.next().unwrap()))?;
-                if let Some((meta, bytes)) = stat.meta {
-                    writeln!(out, "key, modified {}, {bytes} bytes", meta.mod_revision).unwrap();
-                }
-                if let Some(dir) = stat.directory {
-                    let (children, at, next) = (dir.children, dir.children_revision, dir.next_sequence);
-                    writeln!(out, "directory of {children}, changed at {at}, next sequence {next}").unwrap();
-                }
-                if stat == quorate_state::view::Stat::default() {
-                    writeln!(out, "nothing").unwrap();
-                }
-            }
+            "stat" => out = stat(&view, &bytes(&words.next().unwrap()))?,
             "leases" => {
                 for (id, record) in view.leases(None, usize::MAX)? {
                     let keys = view.lease_keys(id, usize::MAX)?;
@@ -205,6 +193,22 @@ impl Session {
         }
         Ok(out)
     }
+}
+
+fn stat(view: &View<MemorySnapshot>, path: &[u8]) -> Result<String, ReadError> {
+    let mut out = String::new();
+    let stat = view.stat(path)?;
+    if let Some((meta, bytes)) = stat.meta {
+        writeln!(out, "key, modified {}, {bytes} bytes", meta.mod_revision).unwrap();
+    }
+    if let Some(dir) = stat.directory {
+        let (children, at, next) = (dir.children, dir.children_revision, dir.next_sequence);
+        writeln!(out, "directory of {children}, changed at {at}, next sequence {next}").unwrap();
+    }
+    if stat == quorate_state::view::Stat::default() {
+        writeln!(out, "nothing").unwrap();
+    }
+    Ok(out)
 }
 
 fn list(view: &View<MemorySnapshot>, mut words: Words) -> Result<String, ReadError> {
