@@ -5,6 +5,7 @@
 //! - What a session holds in memory is bounded: one chunk for each of [`READS_MAX`] watches that catch up, and one
 //!   message of live events. It does nothing more while what it gave out is not fetched.
 //! - A mark says a revision up to which everything was given out before the mark; one of the session, to all watches.
+//!   It is never before the first revision wanted: a client that resumes after it would hear of what it did not ask for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -52,6 +53,13 @@ struct Watch {
     due: Option<Instant>,
     /// History was given up to here; the hub may still be about to hear of it.
     covered: Revision,
+}
+
+impl Watch {
+    /// Whether one that goes on after `revision` misses nothing and gets nothing older than what was asked for.
+    fn has_begun(&self, revision: Revision) -> bool {
+        self.spec.start.is_none_or(|start| start <= revision.next())
+    }
 }
 
 struct Done {
@@ -327,7 +335,7 @@ impl Session {
         if watch.phase != Phase::Live {
             return;
         }
-        if let Some(revision) = self.hub.mark(&watch.watcher) {
+        if let Some(revision) = self.hub.mark(&watch.watcher).filter(|revision| watch.has_begun(*revision)) {
             watch.mark_wanted = false;
             self.outbox.push_back(WatchNotice::Mark { tag, revision: revision.max(watch.covered) });
         }
@@ -345,6 +353,10 @@ impl Session {
             _ => None,
         });
         let revision = fetched.chain([given]).min().unwrap_or(given);
+        if !self.watches.values().all(|watch| watch.has_begun(revision)) {
+            self.marks_of_all = None;
+            return false;
+        }
         if revision < wanted {
             return false;
         }

@@ -545,3 +545,26 @@ async fn watches_that_wait_outlive_the_loss_of_contact() {
     room.put("/a", 0);
     assert_eq!(events(&mut session).await, [11]);
 }
+
+#[tokio::test]
+async fn no_mark_comes_before_the_first_revision_wanted() {
+    let room = Room::new(1 << 20, 100);
+    let mut session = room.session();
+    session.create(1, spec(all(), 13));
+    assert_eq!(created(&mut session).await, 10);
+    session.ask_marks();
+    session.ask_session_mark();
+    room.put("/a", 0);
+    quiet(&mut session);
+    room.put("/a", 11);
+    // The next revision is the first one wanted.
+    session.ask_session_mark();
+    assert_eq!(session_mark(&mut session).await, 12);
+    room.put("/a", 12);
+    assert_eq!(events(&mut session).await, [13]);
+    match next(&mut session).await {
+        WatchNotice::Mark { tag: 1, revision } => assert_eq!(revision, Revision(13)),
+        other => panic!("{other:?}"),
+    }
+    quiet(&mut session);
+}
