@@ -153,7 +153,7 @@ async fn short_of_disk_growth_is_refused_and_the_rest_goes_on() {
     let error = member.put("/b", "1", soon()).await.unwrap_err();
     assert!(matches!(error, ConsensusError::DiskSpace { member } if member.get() == 1), "{error}");
     assert_eq!(error.happened(), Happened::No);
-    let compact = Command::Compact { revision: done.outcome.revision };
+    let compact = Command::Compact { revision: done.outcome.revision, only_forward: false };
     let envelope = Envelope { request: None, principal: Principal::default(), command: compact };
     assert!(member.consensus.propose(envelope, soon()).await.unwrap().outcome.result.is_ok());
     assert_eq!(member.get("/a", soon()).await.unwrap().as_deref(), Some("1"));

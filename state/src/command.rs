@@ -84,6 +84,8 @@ pub enum Command {
     Compact {
         /// New mark.
         revision: Revision,
+        /// A mark that stands there already is rejected as compacted too, as the etcd wire has it.
+        only_forward: bool,
     },
     /// Raise the version of apply's behaviour; a lower one is passed over.
     SetStateVersion(u32),
@@ -205,11 +207,13 @@ pub enum TxnOp {
     Txn(Txn),
 }
 
-/// A condition on a key, or on every key of a range (true for an empty one).
+/// A condition on a key, or on every key of a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compare {
     /// Which keys. `Subtree` is not used here.
     pub span: Span,
+    /// A range without keys is compared like one missing key, as the etcd wire has it; else it holds.
+    pub empty_as_missing: bool,
     /// How the key's property relates to `target`: `key.property <relation> target`.
     pub relation: Relation,
     /// With what.
@@ -266,6 +270,39 @@ pub struct RangeQuery {
     pub count_only: bool,
     /// Count all keys of the span even when `limit` cuts the answer (the etcd wire wants it).
     pub count_all: bool,
+    /// Other orders, and only some of the keys.
+    pub refine: Refine,
+}
+
+/// What the etcd wire adds to a read: orders other than by key, and bounds on the revisions of the keys. A read that is
+/// refined looks at its whole span, counts it, and knows no `bytes_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refine {
+    /// In this order; keys that are equal in it stay in order of the key. `None`: by key.
+    pub sort: Option<SortBy>,
+    /// Only the first `limit + 1` keys of the span, by key, are sorted; then `limit` cuts.
+    pub window_first: bool,
+    /// Only keys changed last at or after this.
+    pub mod_min: Option<Revision>,
+    /// Only keys changed last at or before this.
+    pub mod_max: Option<Revision>,
+    /// Only keys created at or after this.
+    pub create_min: Option<Revision>,
+    /// Only keys created at or before this.
+    pub create_max: Option<Revision>,
+}
+
+/// By what keys are sorted, other than themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortBy {
+    /// Changes since creation.
+    Version,
+    /// Revision of creation.
+    CreateRevision,
+    /// Revision of the last change.
+    ModRevision,
+    /// Bytes of the value.
+    Value,
 }
 
 /// Copy a path and all below it to another place, in one revision.

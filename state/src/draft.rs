@@ -118,7 +118,9 @@ impl<'s, S: Read> Draft<'s, S> {
                 self.revoke(leases, *cause).map(|deleted| Done::LeaseRevoke { deleted })
             }
             Command::LeaseCheckpoint(notes) => self.checkpoint(notes).map(|()| Done::LeaseCheckpoint),
-            Command::Compact { revision } => self.compact(*revision).map(|()| Done::Compact),
+            Command::Compact { revision, only_forward } => {
+                self.compact(*revision, *only_forward).map(|()| Done::Compact)
+            }
             Command::SetStateVersion(version) => self.set_state_version(*version).map(Done::StateVersion),
         };
         match done {
@@ -145,6 +147,8 @@ impl<'s, S: Read> Draft<'s, S> {
         }
         let before = history::current(&self.store, key.as_bytes())?;
         check_expect(&key, before.as_ref(), put.expect)?;
+        // The lease before the value: the etcd wire says so.
+        let lease = self.check_owner(put.owner, before.as_ref())?;
         let mut previous = None;
         if let Some(meta) = before.filter(|_| put.return_previous || put.value.is_none()) {
             previous = Some(history::value_of(&self.store, &key, &meta)?);
@@ -157,7 +161,6 @@ impl<'s, S: Read> Draft<'s, S> {
                 return Err(Rejection::KeyNotFound { key }.into());
             }
         };
-        let lease = self.check_owner(put.owner, before.as_ref())?;
         if let Some(touched) = &mut self.touched {
             touched.put(&key)?;
         }
@@ -297,8 +300,9 @@ impl<'s, S: Read> Draft<'s, S> {
         Ok(found)
     }
 
-    fn compact(&mut self, mark: Revision) -> Result<(), Stop> {
-        if mark < self.head.compacted {
+    fn compact(&mut self, mark: Revision, only_forward: bool) -> Result<(), Stop> {
+        let there = only_forward && mark == self.head.compacted && mark > Revision::ZERO;
+        if mark < self.head.compacted || there {
             cov_mark::hit!(compact_below_mark);
             return Err(Rejection::Compacted { asked: mark, compacted: self.head.compacted }.into());
         }

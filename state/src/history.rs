@@ -13,8 +13,9 @@ use bytes::Bytes;
 use quorate_proto::{Key, Revision};
 
 use crate::codec::{DecodeError, keys, records};
-use crate::command::{RangeQuery, Span};
+use crate::command::{RangeQuery, Refine, Span};
 use crate::outcome::{Fault, KeyValue, Meta, RangeDone};
+use crate::refine;
 use crate::store::{Cursor, Read};
 
 /// Above every revision: reads the newest, also what a transaction under way has written.
@@ -229,6 +230,9 @@ fn end_in_history(end: Option<&Bytes>) -> Vec<u8> {
 
 /// Answers a query as of `revision`, [`NEWEST`] for the newest.
 pub(crate) fn range<R: Read>(read: &R, query: &RangeQuery, revision: Revision) -> Result<RangeDone, Fault> {
+    if query.refine != Refine::default() && !query.count_only {
+        return refine::range(read, query, revision);
+    }
     let mut bounds = bounds_of(&query.span);
     if query.descending {
         bounds.reverse();

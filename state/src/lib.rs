@@ -10,6 +10,7 @@ pub mod apply;
 pub mod codec;
 pub mod command;
 pub mod compaction;
+mod content_hash;
 mod copy;
 pub mod dedup;
 pub mod digest;
@@ -18,6 +19,7 @@ mod history;
 mod leases;
 mod list;
 pub mod outcome;
+mod refine;
 pub mod restore;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use quorate_proto::{Key, LeaseId, Revision};
 
+use crate::codec::records::Head;
 use crate::command::{Compare, RangeQuery, Relation, Span, Target, Txn, TxnOp};
 use crate::draft::{Draft, Stop};
 use crate::history::{self, NEWEST};
@@ -47,7 +48,7 @@ impl Touched {
 impl<S: Read> Draft<'_, S> {
     pub(crate) fn txn(&mut self, txn: &Txn) -> Result<TxnDone, Stop> {
         let mut verdicts = Vec::new();
-        self.judge(txn, &mut verdicts)?;
+        judge(&self.store, txn, &mut verdicts)?;
         let head = self.head;
         self.store.begin();
         self.touched = Some(Touched::default());
@@ -65,29 +66,13 @@ impl<S: Read> Draft<'_, S> {
         done
     }
 
-    /// Decides the compares of a transaction, then those of the nested ones that will run, in order.
-    fn judge(&self, txn: &Txn, verdicts: &mut Vec<bool>) -> Result<(), Stop> {
-        let mut holds = true;
-        for compare in &txn.compares {
-            check_compare(compare)?;
-            holds = holds && self.compare(compare)?;
-        }
-        verdicts.push(holds);
-        for op in if holds { &txn.then } else { &txn.otherwise } {
-            if let TxnOp::Txn(nested) = op {
-                self.judge(nested, verdicts)?;
-            }
-        }
-        Ok(())
-    }
-
     fn run(&mut self, txn: &Txn, verdicts: &mut impl Iterator<Item = bool>) -> Result<TxnDone, Stop> {
         let succeeded = verdicts.next().unwrap_or(false);
         let branch = if succeeded { &txn.then } else { &txn.otherwise };
         let mut results = Vec::with_capacity(branch.len());
         for op in branch {
             results.push(match op {
-                TxnOp::Range(query) => TxnResult::Range(self.range(query)?),
+                TxnOp::Range(query) => TxnResult::Range(range(&self.store, &self.head, query)?),
                 TxnOp::Put(put) => TxnResult::Put(self.put(put)?),
                 TxnOp::Delete(delete) => TxnResult::Delete(self.delete(delete)?),
                 TxnOp::Txn(nested) => TxnResult::Txn(self.run(nested, verdicts)?),
@@ -95,52 +80,93 @@ impl<S: Read> Draft<'_, S> {
         }
         Ok(TxnDone { succeeded, results })
     }
+}
 
-    fn range(&self, query: &RangeQuery) -> Result<RangeDone, Stop> {
-        let revision = match query.revision {
-            None => NEWEST,
-            Some(asked) if asked > self.head.revision => {
-                cov_mark::hit!(txn_reads_future);
-                return Err(Rejection::FutureRevision { asked, current: self.head.revision }.into());
+/// Decides a transaction that only reads, on what `read` shows; one that would write is rejected.
+pub(crate) fn read_only<R: Read>(read: &R, head: &Head, txn: &Txn) -> Result<TxnDone, Stop> {
+    let mut holds = true;
+    for compare in &txn.compares {
+        check_compare(compare)?;
+        holds = holds && self::compare(read, compare)?;
+    }
+    let branch = if holds { &txn.then } else { &txn.otherwise };
+    let mut results = Vec::with_capacity(branch.len());
+    for op in branch {
+        results.push(match op {
+            TxnOp::Range(query) => TxnResult::Range(range(read, head, query)?),
+            TxnOp::Txn(nested) => TxnResult::Txn(read_only(read, head, nested)?),
+            TxnOp::Put(_) | TxnOp::Delete(_) => {
+                return Err(Rejection::Invalid("a transaction that writes goes through the log".into()).into());
             }
-            Some(asked) if asked < self.head.compacted => {
-                cov_mark::hit!(txn_reads_compacted);
-                return Err(Rejection::Compacted { asked, compacted: self.head.compacted }.into());
-            }
-            Some(asked) => asked,
+        });
+    }
+    Ok(TxnDone { succeeded: holds, results })
+}
+
+/// Decides the compares of a transaction, then those of the nested ones that will run, in order.
+fn judge<R: Read>(read: &R, txn: &Txn, verdicts: &mut Vec<bool>) -> Result<(), Stop> {
+    let mut holds = true;
+    for compare in &txn.compares {
+        check_compare(compare)?;
+        holds = holds && self::compare(read, compare)?;
+    }
+    verdicts.push(holds);
+    for op in if holds { &txn.then } else { &txn.otherwise } {
+        if let TxnOp::Txn(nested) = op {
+            judge(read, nested, verdicts)?;
+        }
+    }
+    Ok(())
+}
+
+fn range<R: Read>(read: &R, head: &Head, query: &RangeQuery) -> Result<RangeDone, Stop> {
+    let revision = match query.revision {
+        None => NEWEST,
+        Some(asked) if asked > head.revision => {
+            cov_mark::hit!(txn_reads_future);
+            return Err(Rejection::FutureRevision { asked, current: head.revision }.into());
+        }
+        Some(asked) if asked < head.compacted => {
+            cov_mark::hit!(txn_reads_compacted);
+            return Err(Rejection::Compacted { asked, compacted: head.compacted }.into());
+        }
+        Some(asked) => asked,
+    };
+    Ok(history::range(read, query, revision)?)
+}
+
+fn compare<R: Read>(read: &R, compare: &Compare) -> Result<bool, Stop> {
+    let wants_value = matches!(compare.target, Target::Value(_));
+    if let Span::Key(key) = &compare.span {
+        let meta = history::current(read, key.as_bytes())?;
+        let value = match meta.filter(|_| wants_value) {
+            Some(meta) => history::value_of(read, key, &meta)?.value,
+            None => Bytes::new(),
         };
-        Ok(history::range(&self.store, query, revision)?)
+        return Ok(relates(compare, meta.as_ref(), &value));
     }
-
-    fn compare(&self, compare: &Compare) -> Result<bool, Stop> {
-        let wants_value = matches!(compare.target, Target::Value(_));
-        if let Span::Key(key) = &compare.span {
-            let meta = history::current(&self.store, key.as_bytes())?;
-            let value = match meta.filter(|_| wants_value) {
-                Some(meta) => history::value_of(&self.store, key, &meta)?.value,
-                None => Bytes::new(),
-            };
-            return Ok(relates(compare, meta.as_ref(), &value));
+    let (mut all, mut none) = (true, true);
+    for bounds in history::bounds_of(&compare.span) {
+        if wants_value {
+            history::scan_history(read, &bounds, NEWEST, true, |kv| {
+                (all, none) = (relates(compare, Some(&kv.meta), &kv.value), false);
+                Ok(all)
+            })?;
+        } else {
+            history::scan_current(read, &bounds, false, |_, meta| {
+                (all, none) = (relates(compare, Some(&meta), b""), false);
+                Ok(all)
+            })?;
         }
-        let mut all = true;
-        for bounds in history::bounds_of(&compare.span) {
-            if wants_value {
-                history::scan_history(&self.store, &bounds, NEWEST, true, |kv| {
-                    all = relates(compare, Some(&kv.meta), &kv.value);
-                    Ok(all)
-                })?;
-            } else {
-                history::scan_current(&self.store, &bounds, false, |_, meta| {
-                    all = relates(compare, Some(&meta), b"");
-                    Ok(all)
-                })?;
-            }
-            if !all {
-                break;
-            }
+        if !all {
+            break;
         }
-        Ok(all)
     }
+    if none && compare.empty_as_missing {
+        cov_mark::hit!(empty_range_as_missing_key);
+        return Ok(relates(compare, None, b""));
+    }
+    Ok(all)
 }
 
 fn check_compare(compare: &Compare) -> Result<(), Rejection> {

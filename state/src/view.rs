@@ -11,10 +11,11 @@ use quorate_proto::{Key, LeaseId, Path, Revision};
 
 use crate::apply::LogPosition;
 use crate::codec::{keys, records};
-use crate::command::RangeQuery;
+use crate::command::{RangeQuery, Txn};
 use crate::digest::{self, DigestMark};
+use crate::draft::Stop;
 use crate::history::{self, NEWEST};
-use crate::outcome::{Change, ChangeKind, Fault, KeyValue, Meta, RangeDone, RevisionChanges};
+use crate::outcome::{Change, ChangeKind, Fault, KeyValue, Meta, RangeDone, Rejection, RevisionChanges, TxnDone};
 use crate::store::{Cursor, Read};
 
 /// Why a read gives no answer.
@@ -225,6 +226,23 @@ impl<R: Read> View<R> {
         Ok(history::range(&self.read, query, revision)?)
     }
 
+    /// Decides a transaction that only reads; [`Rejection::Invalid`] when it would write.
+    pub fn txn(&self, txn: &Txn) -> Result<Result<TxnDone, Rejection>, Fault> {
+        match crate::txn::read_only(&self.read, &self.head, txn) {
+            Ok(done) => Ok(Ok(done)),
+            Err(Stop::Rejected(rejection)) => Ok(Err(rejection)),
+            Err(Stop::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// A hash of all that may be read up to a revision (`None`: the newest), equal on all members with the same
+    /// compaction mark.
+    pub fn content_hash(&self, at: Option<Revision>) -> Result<u64, ReadError> {
+        let at = at.unwrap_or(self.head.revision);
+        self.readable(Some(at))?;
+        Ok(crate::content_hash::of(&self.read, at, self.head.compacted)?)
+    }
+
     /// What is known of a path, or of the root `/`.
     pub fn stat(&self, path: &[u8]) -> Result<Stat, ReadError> {
         let mut stat = Stat::default();
@@ -267,10 +285,13 @@ impl<R: Read> View<R> {
         crate::leases::keys_of(&self.read, lease, limit)
     }
 
-    /// The version that a change replaced, by [`Change::previous`]; `None` when it created the key or when the
-    /// version before is compacted away.
-    pub fn previous(&self, key: &Key, previous: Revision) -> Result<Option<KeyValue>, ReadError> {
-        if previous == Revision::ZERO { Ok(None) } else { Ok(history::version(&self.read, key, previous)?) }
+    /// The version that a change at `changed` replaced, by [`Change::previous`]; `None` when it created the key, or when
+    /// the revision before it is compacted: then nothing is told, whether a purge has come by or not.
+    pub fn previous(&self, key: &Key, previous: Revision, changed: Revision) -> Result<Option<KeyValue>, ReadError> {
+        if previous == Revision::ZERO || changed <= self.head.compacted {
+            return Ok(None);
+        }
+        Ok(history::version(&self.read, key, previous)?)
     }
 
     /// Changes from a revision on that `wanted` says yes to, until about `bytes_max` are gathered.

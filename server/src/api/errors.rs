@@ -89,6 +89,30 @@ impl From<PathError> for Refusal {
     }
 }
 
+/// Why a walk through the rooms came to nothing. Each door has its own words for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// No outcome.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    /// Refused by the state machine.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Not readable.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+}
+
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Consensus(error) => error.into(),
+            Trouble::Rejected(rejection) => rejection.into(),
+            Trouble::Unreadable(error) => error.into(),
+        }
+    }
+}
+
 impl From<ConsensusError> for Refusal {
     fn from(error: ConsensusError) -> Self {
         let (code, kind) = match &error {

@@ -20,6 +20,8 @@ pub const ANSWER_BYTES_MAX: usize = 3 << 20;
 pub const FRAGMENT_BYTES_MAX: usize = 2 << 20;
 /// Watches of one stream.
 pub const WATCHES_MAX: usize = 10_000;
+/// Watches of one stream of the etcd wire, whose clients put all of theirs on one.
+pub const ETCD_WATCHES_MAX: usize = 100_000;
 /// The most often that a mark of progress is sent by time.
 pub const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Keep-alives of one stream that are under way at the same time.

@@ -9,6 +9,7 @@ mod convert;
 mod cursor;
 mod deadline;
 mod errors;
+mod etcd;
 mod health;
 mod limits;
 pub mod native;

@@ -17,7 +17,7 @@ use quorate_state::view::{ReadError, View};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::errors::Refusal;
+use super::errors::{Refusal, Trouble};
 use super::request_ids::RequestIds;
 use crate::config::Limits;
 use crate::consensus::Consensus;
@@ -117,14 +117,14 @@ impl Rooms {
     }
 
     /// A deadline that passed because no quorum could be reached is told as that.
-    pub fn explain(&self, error: ConsensusError) -> Refusal {
+    pub fn explain(&self, error: ConsensusError) -> ConsensusError {
         let lost = || self.consensus.leader_contact().is_none_or(|at| at.elapsed() > self.election_timeout);
         match error {
             ConsensusError::Deadline { waiting_for, happened } if lost() => {
                 let reason = format!("no leader with a quorum was heard of while waiting for {waiting_for}");
-                ConsensusError::NoQuorum { reason, happened }.into()
+                ConsensusError::NoQuorum { reason, happened }
             }
-            error => error.into(),
+            error => error,
         }
     }
 
@@ -143,7 +143,7 @@ impl Rooms {
     }
 
     /// Proposes a command and gives what was done, or why not.
-    pub async fn write(&self, id: Option<RequestId>, command: Command, deadline: Instant) -> Result<Written, Refusal> {
+    pub async fn write(&self, id: Option<RequestId>, command: Command, deadline: Instant) -> Result<Written, Trouble> {
         let minted = id.is_none().then(|| self.ids.mint(self.hub.log_index()));
         let request = id.or_else(|| minted.as_ref().map(|minted| minted.id));
         let envelope = Envelope { request, principal: Principal::default(), command };
@@ -153,6 +153,11 @@ impl Rooms {
         Ok(Written { header, done, replayed: proposed.outcome.replayed, log_index: proposed.log_index })
     }
 
+    /// Waits until the local store has everything that was acknowledged before the call.
+    pub async fn barrier(&self, deadline: Instant) -> Result<(), ConsensusError> {
+        self.consensus.read_barrier(deadline).await.map_err(|error| self.explain(error))
+    }
+
     /// Waits until the local store is as fresh as asked.
     pub async fn fresh(&self, options: Option<&ReadOptions>, deadline: Instant) -> Result<(), Refusal> {
         let options = options.copied().unwrap_or_default();
@@ -160,7 +165,7 @@ impl Rooms {
             return Err(Refusal::invalid("min_revision is negative; 0 means none"));
         }
         if !options.serializable {
-            self.consensus.read_barrier(deadline).await.map_err(|error| self.explain(error))?;
+            self.barrier(deadline).await?;
         }
         if options.min_revision > 0 {
             let reached = self.consensus.wait_revision(Revision(options.min_revision), deadline).await;
@@ -174,7 +179,7 @@ impl Rooms {
         &self,
         weight: Weight,
         read: impl FnOnce(&StoreView<'_>) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Trouble> {
         let store = self.consensus.store();
         let read = move || read(&View::new(store.snapshot())?);
         let done = match weight {
@@ -185,7 +190,7 @@ impl Rooms {
                 Err(_) => return Err(ConsensusError::ShuttingDown.into()),
             },
         };
-        done.map_err(Refusal::from)
+        Ok(done?)
     }
 }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use quorate_proto::v1;
 use quorate_proto::{ClientId, Key, LeaseId, Path, Revision};
-use quorate_state::command::{Command, CopyTree, Delete, Expect, Owner, Put, RangeQuery, RequestId, Span};
+use quorate_state::command::{Command, CopyTree, Delete, Expect, Owner, Put, RangeQuery, Refine, RequestId, Span};
 
 use super::errors::Refusal;
 use super::limits::{ANSWER_BYTES_MAX, CHANGES_MAX, PAGE_DEFAULT, PAGE_MAX, TTL_MS_MAX, TTL_MS_MIN};
@@ -195,6 +195,7 @@ pub fn range(request: v1::RangeRequest) -> Result<RangeQuery, Refusal> {
         keys_only: request.keys_only,
         count_only: request.count_only,
         count_all: false,
+        refine: Refine::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use quorate_proto::v1;
 use quorate_proto::{Key, LeaseId, Revision};
-use quorate_state::command::{Compare, Put, RangeQuery, Relation, Span, Target, Txn, TxnOp};
+use quorate_state::command::{Compare, Put, RangeQuery, Refine, Relation, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::Rejection;
 
 use super::errors::Refusal;
@@ -87,6 +87,7 @@ fn get(request: v1::GetRequest) -> Result<RangeQuery, Refusal> {
         keys_only: false,
         count_only: false,
         count_all: false,
+        refine: Refine::default(),
     })
 }
 
@@ -117,7 +118,7 @@ fn compare(request: v1::Compare) -> Result<Compare, Refusal> {
     if matches!(target, Target::Exists(_)) && !matches!(relation, Relation::Equal | Relation::NotEqual) {
         return Err(Refusal::invalid("whether a key exists is compared with EQUAL or NOT_EQUAL"));
     }
-    Ok(Compare { span, relation, target })
+    Ok(Compare { span, empty_as_missing: false, relation, target })
 }
 
 /// Keys changed so far on one path of execution.

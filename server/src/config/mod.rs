@@ -93,11 +93,18 @@ pub struct Limits {
     pub txn_ops_max: usize,
     /// Largest request message in bytes.
     pub request_bytes_max: usize,
+    /// How often an etcd watch that asked for it hears how far it is, while nothing matches.
+    pub watch_progress: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { value_bytes_max: 1_572_864, txn_ops_max: 128, request_bytes_max: 16 << 20 }
+        Self {
+            value_bytes_max: 1_572_864,
+            txn_ops_max: 128,
+            request_bytes_max: 16 << 20,
+            watch_progress: Duration::from_mins(10),
+        }
     }
 }
 

@@ -114,6 +114,7 @@ fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
         value_bytes_max: settings.size("value-bytes-max")?,
         txn_ops_max: settings.size("txn-ops-max")?,
         request_bytes_max: settings.size("request-bytes-max")?,
+        watch_progress: Duration::from_secs(settings.number("watch-progress-s")?),
     };
     if limits.request_bytes_max < limits.value_bytes_max + 8_192 {
         return Err(ConfigError::Contradiction(format!(

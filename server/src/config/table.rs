@@ -96,6 +96,13 @@ pub const SETTINGS: &[Setting] = &[
     number("txn-ops-max", "COUNT", "128", (1, 10_000), "Most operations in a transaction, nested ones counted."),
     number("request-bytes-max", "BYTES", "16777216", (65_536, 67_108_864), "Largest request message."),
     number(
+        "watch-progress-s",
+        "SECONDS",
+        "600",
+        (1, 86_400),
+        "How often an idle etcd watch that asked for it hears how far it is. Lower it to 5 for a Kubernetes API server.",
+    ),
+    number(
         "compact-age-s",
         "SECONDS",
         "86400",

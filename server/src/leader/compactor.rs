@@ -78,7 +78,10 @@ pub async fn run(
         let Some(revision) = samples.sample(newest, Instant::now()).filter(|revision| *revision > compacted) else {
             continue;
         };
-        match quorum.propose(term, Command::Compact { revision }, Instant::now() + PROPOSE_TIMEOUT).await {
+        match quorum
+            .propose(term, Command::Compact { revision, only_forward: false }, Instant::now() + PROPOSE_TIMEOUT)
+            .await
+        {
             Ok(_) => tracing::info!(revision = revision.get(), "history compacted"),
             Err(error) => tracing::warn!(%error, "history was not compacted; it will be with the next sample"),
         }

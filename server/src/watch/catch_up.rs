@@ -32,8 +32,8 @@ pub struct Chunk {
 pub trait History: Send + Sync + 'static {
     /// Changes from `from` on, up to about `bytes_max` of them.
     fn chunk(&self, from: Revision, interest: &Interest, bytes_max: usize) -> Result<Chunk, ReadError>;
-    /// What stood at each key at the given revision; `None` where that was purged.
-    fn previous(&self, wanted: &[(Key, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError>;
+    /// What stood at each key before a change at `changed`, by the revision of that version; `None` where it is compacted.
+    fn previous(&self, wanted: &[(Key, Revision)], changed: Revision) -> Result<Vec<Option<KeyValue>>, ReadError>;
     /// Waits until the store has reached the revision.
     fn reached(&self, revision: Revision, deadline: Instant) -> BoxFuture<'static, Result<(), ConsensusError>>;
 }
@@ -53,10 +53,10 @@ impl History for ConsensusHistory {
         Ok(Chunk { revisions: chunk.revisions, next: chunk.next })
     }
 
-    fn previous(&self, wanted: &[(Key, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError> {
+    fn previous(&self, wanted: &[(Key, Revision)], changed: Revision) -> Result<Vec<Option<KeyValue>>, ReadError> {
         let store = self.0.store();
         let view = View::new(store.snapshot())?;
-        wanted.iter().map(|(key, revision)| view.previous(key, *revision)).collect()
+        wanted.iter().map(|(key, revision)| view.previous(key, *revision, changed)).collect()
     }
 
     fn reached(&self, revision: Revision, deadline: Instant) -> BoxFuture<'static, Result<(), ConsensusError>> {

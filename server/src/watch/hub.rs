@@ -195,6 +195,23 @@ impl Hub {
         (queue.live && queue.pending.is_empty()).then(|| state.window.revision())
     }
 
+    /// The revision up to which all of these watches were given everything; `None` if there is none, or one of them is
+    /// not live.
+    pub(super) fn mark_of_all<'a>(&self, watchers: impl Iterator<Item = &'a Watcher>) -> Option<Revision> {
+        let state = self.state.lock();
+        let newest = state.window.revision();
+        let mut given = None;
+        for watcher in watchers {
+            let queue = watcher.queue();
+            if !queue.live {
+                return None;
+            }
+            let first = queue.pending.front().map_or(newest, |place| Revision(place.revision.get() - 1));
+            given = Some(given.unwrap_or(newest).min(first));
+        }
+        given
+    }
+
     /// An entry was applied.
     pub(super) fn publish(&self, changes: Changes) {
         self.log_index.fetch_max(changes.log_index, Ordering::AcqRel);

@@ -17,6 +17,7 @@ mod hub;
 mod index;
 mod interest;
 mod listeners;
+mod notice;
 mod ranges;
 mod session;
 mod watcher;
@@ -26,7 +27,8 @@ pub use catch_up::{Chunk, ConsensusHistory, History};
 pub use hub::Hub;
 pub use interest::{Interest, Scope};
 pub use listeners::{LeaseListener, Listeners};
-pub use session::{Picked, Session, WatchNotice, WatchOver, WatchSpec};
+pub use notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
+pub use session::Session;
 pub use window::Published;
 
 #[cfg(test)]

@@ -4,14 +4,13 @@
 //! - [`Session::next`] may be dropped at any time; nothing is lost by it.
 //! - What a session holds in memory is bounded: one chunk for each of [`READS_MAX`] watches that catch up, and one
 //!   message of live events. It does nothing more while what it gave out is not fetched.
-//! - A mark says a revision up to which everything was given out before the mark.
+//! - A mark says a revision up to which everything was given out before the mark; one of the session, to all watches.
+//!   It is never before the first revision wanted: a client that resumes after it would hear of what it did not ask for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_proto::{Key, Revision};
-use quorate_state::outcome::KeyValue;
 use quorate_state::view::ReadError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::catch_up::{Chunk, History};
 use super::hub::{Hub, Taken};
-use super::interest::Interest;
+use super::notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
 use super::watcher::{Mailbox, Watcher};
 use super::window::Published;
 use crate::error::ConsensusError;
@@ -29,78 +28,8 @@ const READS_MAX: usize = 4;
 /// Bytes of a chunk of history, and of what is taken from the window at once.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// What a watch is to do.
-#[derive(Debug, Clone)]
-pub struct WatchSpec {
-    /// Which changes.
-    pub interest: Interest,
-    /// First revision wanted; `None`: what comes after the watch is created.
-    pub start: Option<Revision>,
-    /// Fetch what stood there before.
-    pub previous_values: bool,
-    /// While nothing matches, a mark this often.
-    pub progress_interval: Option<Duration>,
-    /// Wait for this revision first, until then.
-    pub min_revision: Option<(Revision, Instant)>,
-}
-
-/// Matching changes of one revision.
-#[derive(Debug)]
-pub struct Picked {
-    /// The revision with all its changes.
-    pub item: Arc<Published>,
-    /// Positions of those that match.
-    pub changes: Vec<u32>,
-    /// What stood there before, for each of `changes`; empty when not asked for.
-    pub previous: Vec<Option<KeyValue>>,
-}
-
-/// Why a watch is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WatchOver {
-    /// Asked for.
-    Cancelled,
-    /// The next revision wanted is compacted.
-    Compacted {
-        /// The mark.
-        compacted: Revision,
-    },
-    /// This member cannot serve it now.
-    Unavailable(String),
-}
-
-/// What a session gives out. `tag` names the watch.
-#[derive(Debug)]
-pub enum WatchNotice {
-    /// The watch exists.
-    Created {
-        /// Which.
-        tag: u64,
-        /// Newest revision at that moment.
-        revision: Revision,
-    },
-    /// Changes.
-    Events {
-        /// Of which watch.
-        tag: u64,
-        /// Whole revisions, in order.
-        items: Vec<Picked>,
-    },
-    /// All changes up to `revision` have been given out.
-    Mark {
-        /// Of which watch.
-        tag: u64,
-        /// Inclusive.
-        revision: Revision,
-    },
-    /// Nothing more comes.
-    Ended {
-        /// Which.
-        tag: u64,
-        /// Why.
-        over: WatchOver,
-    },
-}
+/// How many marks of the whole session may be asked for at once.
+const SESSION_MARKS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -112,8 +41,8 @@ enum Phase {
     Reading,
     /// Fed by the hub.
     Live,
-    /// Fed by the hub; a job fetches previous values.
-    Fetching,
+    /// Fed by the hub; a job fetches previous values for changes from this revision on.
+    Fetching(Revision),
 }
 
 struct Watch {
@@ -124,6 +53,13 @@ struct Watch {
     due: Option<Instant>,
     /// History was given up to here; the hub may still be about to hear of it.
     covered: Revision,
+}
+
+impl Watch {
+    /// Whether one that goes on after `revision` misses nothing and gets nothing older than what was asked for.
+    fn has_begun(&self, revision: Revision) -> bool {
+        self.spec.start.is_none_or(|start| start <= revision.next())
+    }
 }
 
 struct Done {
@@ -149,12 +85,15 @@ pub struct Session {
     reading: usize,
     jobs: JoinSet<Done>,
     due: BTreeSet<(Instant, u64)>,
+    /// Marks of the whole session that were asked for: the least revision that they may say, and how many.
+    marks_of_all: Option<(Revision, usize)>,
+    on_contact_loss: OnContactLoss,
     contact_lost: watch::Receiver<bool>,
 }
 
 impl Session {
     /// Without watches yet.
-    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>) -> Self {
+    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>, on_contact_loss: OnContactLoss) -> Self {
         let contact_lost = hub.contact_lost();
         Self {
             hub,
@@ -166,6 +105,8 @@ impl Session {
             reading: 0,
             jobs: JoinSet::new(),
             due: BTreeSet::new(),
+            marks_of_all: None,
+            on_contact_loss,
             contact_lost,
         }
     }
@@ -196,7 +137,7 @@ impl Session {
             Watch { watcher, phase: Phase::Opening, mark_wanted: false, due: None, covered: Revision::ZERO, spec };
         let (id, min_revision) = (watch.watcher.id(), watch.spec.min_revision);
         self.watches.insert(tag, watch);
-        if *self.contact_lost.borrow() {
+        if self.is_cut_off() {
             self.end(tag, contact_lost());
             return;
         }
@@ -224,6 +165,18 @@ impl Session {
         }
     }
 
+    /// Asks for one mark of the whole session, as soon as every watch has been given what there is now. Nothing comes
+    /// of it when a watch reads history, or has to before then.
+    pub fn ask_session_mark(&mut self) {
+        let live = |watch: &Watch| matches!(watch.phase, Phase::Live | Phase::Fetching(_));
+        if !self.watches.is_empty() && self.watches.values().all(live) {
+            let asked = self.marks_of_all.map_or(0, |(_, asked)| asked);
+            self.marks_of_all = Some((self.hub.revision(), (asked + 1).min(SESSION_MARKS_MAX)));
+            // At once, if it can be: what is asked for next may make it wait.
+            self.give_session_marks();
+        }
+    }
+
     /// What there is to send next. Waits for it; safe to drop.
     pub async fn next(&mut self) -> WatchNotice {
         loop {
@@ -231,6 +184,9 @@ impl Session {
                 return notice;
             }
             self.read_queued();
+            if self.give_session_marks() {
+                continue;
+            }
             if let Some(tag) = self.mailbox.pop() {
                 self.collect(tag);
                 continue;
@@ -296,8 +252,8 @@ impl Session {
                 let items = items.into_iter();
                 let items: Vec<Picked> =
                     items.map(|(item, changes)| Picked { item, changes, previous: Vec::new() }).collect();
-                if watch.spec.previous_values {
-                    watch.phase = Phase::Fetching;
+                if let Some(first) = items.first().filter(|_| watch.spec.previous_values) {
+                    watch.phase = Phase::Fetching(first.item.revision);
                     self.fetch(tag, items);
                 } else {
                     self.give(tag, items);
@@ -379,10 +335,38 @@ impl Session {
         if watch.phase != Phase::Live {
             return;
         }
-        if let Some(revision) = self.hub.mark(&watch.watcher) {
+        if let Some(revision) = self.hub.mark(&watch.watcher).filter(|revision| watch.has_begun(*revision)) {
             watch.mark_wanted = false;
             self.outbox.push_back(WatchNotice::Mark { tag, revision: revision.max(watch.covered) });
         }
+    }
+
+    /// Gives out the marks of the session that were asked for, if it has come so far.
+    fn give_session_marks(&mut self) -> bool {
+        let Some((wanted, count)) = self.marks_of_all else { return false };
+        let Some(given) = self.hub.mark_of_all(self.watches.values().map(|watch| &*watch.watcher)) else {
+            self.marks_of_all = None;
+            return false;
+        };
+        let fetched = self.watches.values().filter_map(|watch| match watch.phase {
+            Phase::Fetching(first) => Some(Revision(first.get() - 1)),
+            _ => None,
+        });
+        let revision = fetched.chain([given]).min().unwrap_or(given);
+        if !self.watches.values().all(|watch| watch.has_begun(revision)) {
+            self.marks_of_all = None;
+            return false;
+        }
+        if revision < wanted {
+            return false;
+        }
+        self.marks_of_all = None;
+        self.outbox.extend(std::iter::repeat_n(revision, count).map(|revision| WatchNotice::SessionMark { revision }));
+        true
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.on_contact_loss == OnContactLoss::End && *self.contact_lost.borrow()
     }
 
     fn marks_due(&mut self) {
@@ -406,7 +390,7 @@ impl Session {
     }
 
     fn contact_changed(&mut self) {
-        if *self.contact_lost.borrow_and_update() {
+        if self.is_cut_off() {
             let tags: Vec<u64> = self.watches.keys().copied().collect();
             for tag in tags {
                 self.end(tag, contact_lost());
@@ -474,7 +458,7 @@ fn fill_previous(history: &dyn History, items: &mut [Picked]) -> Result<(), Read
         if wanted.iter().filter(created).count() == wanted.len() {
             picked.previous = vec![None; wanted.len()];
         } else {
-            picked.previous = history.previous(&wanted)?;
+            picked.previous = history.previous(&wanted, picked.item.revision)?;
         }
     }
     Ok(())

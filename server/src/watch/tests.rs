@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout};
 use super::catch_up::{Chunk, History};
 use super::hub::Hub;
 use super::interest::{Interest, Scope};
-use super::session::{Session, WatchNotice, WatchOver, WatchSpec};
+use super::notice::{OnContactLoss, WatchNotice, WatchOver, WatchSpec};
+use super::session::Session;
 use super::watcher::{Mailbox, PLACES_MAX, Watcher};
 use crate::consensus::ApplySink as _;
 use crate::error::{ConsensusError, Happened};
@@ -88,7 +89,7 @@ impl History for MemoryHistory {
         Ok(Chunk { revisions: wanted.collect(), next })
     }
 
-    fn previous(&self, wanted: &[(Key, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError> {
+    fn previous(&self, wanted: &[(Key, Revision)], _changed: Revision) -> Result<Vec<Option<KeyValue>>, ReadError> {
         let found = wanted.iter().map(|(key, revision)| {
             (revision.get() > 0).then(|| KeyValue {
                 key: key.clone(),
@@ -135,7 +136,8 @@ impl Room {
     }
 
     fn session(&self) -> Session {
-        Session::new(Arc::clone(&self.hub), Arc::clone(&self.history) as Arc<dyn History>)
+        let history = Arc::clone(&self.history) as Arc<dyn History>;
+        Session::new(Arc::clone(&self.hub), history, OnContactLoss::End)
     }
 }
 
@@ -482,4 +484,87 @@ async fn what_the_store_held_when_the_hub_began_may_come_again_once() {
     late.applied(Changes { log_index: 5, revisions: vec![put(8, "/a", "v", 0)] }, &[]);
     late.begin(Revision(9));
     assert_eq!(late.revision(), Revision(8), "the hub has begun by itself");
+}
+
+async fn session_mark(session: &mut Session) -> i64 {
+    match next(session).await {
+        WatchNotice::SessionMark { revision } => revision.get(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_mark_of_the_session_comes_when_all_watches_have_been_given_what_there_is() {
+    let room = Room::new(1 << 20, 100);
+    let mut session = room.session();
+    session.ask_session_mark();
+    quiet(&mut session);
+    session.create(1, spec(all(), 0));
+    session.create(2, WatchSpec { previous_values: true, ..spec(Scope::Key(Key::new("/a").unwrap()), 0) });
+    assert_eq!((created(&mut session).await, created(&mut session).await), (10, 10));
+    session.ask_session_mark();
+    assert_eq!(session_mark(&mut session).await, 10);
+    room.put("/a", 5);
+    room.put("/b", 0);
+    session.ask_session_mark();
+    session.ask_session_mark();
+    // Both are given what waits for them first, previous values too; then each request has its mark.
+    assert_eq!(events(&mut session).await, [11, 12]);
+    assert_eq!(events(&mut session).await, [11]);
+    assert_eq!((session_mark(&mut session).await, session_mark(&mut session).await), (12, 12));
+    quiet(&mut session);
+}
+
+#[tokio::test]
+async fn no_mark_of_the_session_comes_while_a_watch_reads_history() {
+    let room = Room::new(1 << 20, 1);
+    room.put("/a", 0);
+    room.put("/a", 11);
+    let mut session = room.session();
+    session.create(1, spec(all(), 0));
+    assert_eq!(created(&mut session).await, 12);
+    session.create(2, spec(all(), 11));
+    session.ask_session_mark();
+    assert_eq!(created(&mut session).await, 12);
+    assert_eq!(events(&mut session).await, [11]);
+    assert_eq!(events(&mut session).await, [12]);
+    quiet(&mut session);
+    session.ask_session_mark();
+    assert_eq!(session_mark(&mut session).await, 12);
+}
+
+#[tokio::test]
+async fn watches_that_wait_outlive_the_loss_of_contact() {
+    let room = Room::new(1 << 20, 100);
+    let history = Arc::clone(&room.history) as Arc<dyn History>;
+    let mut session = Session::new(Arc::clone(&room.hub), history, OnContactLoss::Wait);
+    session.create(1, spec(all(), 0));
+    assert_eq!(created(&mut session).await, 10);
+    room.hub.set_contact_lost(true);
+    quiet(&mut session);
+    room.put("/a", 0);
+    assert_eq!(events(&mut session).await, [11]);
+}
+
+#[tokio::test]
+async fn no_mark_comes_before_the_first_revision_wanted() {
+    let room = Room::new(1 << 20, 100);
+    let mut session = room.session();
+    session.create(1, spec(all(), 13));
+    assert_eq!(created(&mut session).await, 10);
+    session.ask_marks();
+    session.ask_session_mark();
+    room.put("/a", 0);
+    quiet(&mut session);
+    room.put("/a", 11);
+    // The next revision is the first one wanted.
+    session.ask_session_mark();
+    assert_eq!(session_mark(&mut session).await, 12);
+    room.put("/a", 12);
+    assert_eq!(events(&mut session).await, [13]);
+    match next(&mut session).await {
+        WatchNotice::Mark { tag: 1, revision } => assert_eq!(revision, Revision(13)),
+        other => panic!("{other:?}"),
+    }
+    quiet(&mut session);
 }

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+pub mod etcd;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,8 +54,13 @@ pub struct Doors {
 impl Doors {
     /// A cluster of one.
     pub async fn single() -> Self {
+        Self::single_with(Limits::default()).await
+    }
+
+    /// A cluster of one with other limits.
+    pub async fn single_with(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut doors = Self::start(1, dir.path(), &Net::new()).await;
+        let mut doors = Self::start_with(1, dir.path(), &Net::new(), limits).await;
         doors.dir = Some(dir);
         doors.consensus.initialise([(member_id(1), node(1))].into()).await.unwrap();
         let mut leadership = doors.consensus.leadership();
@@ -74,6 +81,10 @@ impl Doors {
     }
 
     async fn start(id: u64, path: &Path, net: &Arc<Net>) -> Self {
+        Self::start_with(id, path, net, Limits::default()).await
+    }
+
+    async fn start_with(id: u64, path: &Path, net: &Arc<Net>, limits: Limits) -> Self {
         let tasks = Tasks::default();
         std::fs::create_dir_all(path).unwrap();
         let (hub, lessor) = (Arc::new(Hub::default()), Arc::new(Lessor::default()));
@@ -105,7 +116,7 @@ impl Doors {
         jobs.start(&tasks, &Handle::current());
         api::watch_contact(consensus.clone(), hub.clone(), ELECTION_TIMEOUT, &tasks, &Handle::current());
         let identity = Identity { cluster_id: 0xc1, member_id: MemberId::new(id).unwrap() };
-        let rooms = Rooms::new(consensus.clone(), hub, identity, Limits::default(), ELECTION_TIMEOUT, tasks.clone());
+        let rooms = Rooms::new(consensus.clone(), hub, identity, limits, ELECTION_TIMEOUT, tasks.clone());
         let rooms = Arc::new(rooms);
         consensus.run();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

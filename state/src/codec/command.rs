@@ -13,8 +13,8 @@ use quorate_proto::{ClientId, Revision};
 
 use super::varint::{DecodeError, Reader, put_bool, put_bytes, put_i64, put_lease, put_len, put_option, put_u64};
 use crate::command::{
-    Batch, Command, Compare, CopyTree, Delete, Envelope, Expect, LeaseEnd, Owner, Principal, Put, RangeQuery, Relation,
-    RequestId, Span, Target, Txn, TxnOp,
+    Batch, Command, Compare, CopyTree, Delete, Envelope, Expect, LeaseEnd, Owner, Principal, Put, RangeQuery, Refine,
+    Relation, RequestId, SortBy, Span, Target, Txn, TxnOp,
 };
 
 const FORMAT: u8 = 1;
@@ -123,8 +123,8 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
                 put_option(out, *remaining_ms, put_u64);
             }
         }
-        Command::Compact { revision } => {
-            out.push(8);
+        Command::Compact { revision, only_forward } => {
+            out.push(if *only_forward { 10 } else { 8 });
             put_asked(out, *revision);
         }
         Command::SetStateVersion(version) => {
@@ -152,8 +152,9 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
             Command::LeaseRevoke { cause, leases: reader.list(Reader::some_lease)? }
         }
         7 => Command::LeaseCheckpoint(reader.list(|reader| Ok((reader.some_lease()?, reader.option(Reader::u64)?)))?),
-        8 => Command::Compact { revision: read_asked(reader)? },
+        8 => Command::Compact { revision: read_asked(reader)?, only_forward: false },
         9 => Command::SetStateVersion(reader.u32()?),
+        10 => Command::Compact { revision: read_asked(reader)?, only_forward: true },
         found => return Err(DecodeError::UnknownKind { what: "a command", found }),
     })
 }
@@ -332,14 +333,18 @@ fn read_txn(reader: &mut Reader<'_>, depth: usize) -> Result<Txn, DecodeError> {
     Ok(Txn { compares, then, otherwise })
 }
 
+/// Beside a relation: [`Compare::empty_as_missing`].
+const EMPTY_AS_MISSING: u8 = 4;
+
 fn put_compare(out: &mut Vec<u8>, compare: &Compare) {
     put_span(out, &compare.span);
-    out.push(match compare.relation {
+    let relation = match compare.relation {
         Relation::Equal => 0,
         Relation::NotEqual => 1,
         Relation::Greater => 2,
         Relation::Less => 3,
-    });
+    };
+    out.push(relation | if compare.empty_as_missing { EMPTY_AS_MISSING } else { 0 });
     match &compare.target {
         Target::Version(version) => {
             out.push(0);
@@ -370,7 +375,8 @@ fn put_compare(out: &mut Vec<u8>, compare: &Compare) {
 
 fn read_compare(reader: &mut Reader<'_>) -> Result<Compare, DecodeError> {
     let span = read_span(reader)?;
-    let relation = match reader.byte()? {
+    let bits = reader.byte()?;
+    let relation = match bits & !EMPTY_AS_MISSING {
         0 => Relation::Equal,
         1 => Relation::NotEqual,
         2 => Relation::Greater,
@@ -386,7 +392,7 @@ fn read_compare(reader: &mut Reader<'_>) -> Result<Compare, DecodeError> {
         5 => Target::Exists(reader.boolean()?),
         found => return Err(DecodeError::UnknownKind { what: "a target", found }),
     };
-    Ok(Compare { span, relation, target })
+    Ok(Compare { span, empty_as_missing: bits & EMPTY_AS_MISSING != 0, relation, target })
 }
 
 fn put_query(out: &mut Vec<u8>, query: &RangeQuery) {
@@ -394,7 +400,11 @@ fn put_query(out: &mut Vec<u8>, query: &RangeQuery) {
     put_option(out, query.revision, put_asked);
     put_option(out, query.limit, put_len);
     put_option(out, query.bytes_max, put_len);
-    put_flags(out, &[query.descending, query.keys_only, query.count_only, query.count_all]);
+    let refined = query.refine != Refine::default();
+    put_flags(out, &[query.descending, query.keys_only, query.count_only, query.count_all, refined]);
+    if refined {
+        put_refine(out, &query.refine);
+    }
 }
 
 fn read_query(reader: &mut Reader<'_>) -> Result<RangeQuery, DecodeError> {
@@ -402,6 +412,41 @@ fn read_query(reader: &mut Reader<'_>) -> Result<RangeQuery, DecodeError> {
     let span = read_span(reader)?;
     let revision = reader.option(read_asked)?;
     let (limit, bytes_max) = (reader.option(size)?, reader.option(size)?);
-    let [descending, keys_only, count_only, count_all] = read_flags(reader)?;
-    Ok(RangeQuery { span, revision, limit, bytes_max, descending, keys_only, count_only, count_all })
+    let [descending, keys_only, count_only, count_all, refined] = read_flags(reader)?;
+    let refine = if refined { read_refine(reader)? } else { Refine::default() };
+    Ok(RangeQuery { span, revision, limit, bytes_max, descending, keys_only, count_only, count_all, refine })
+}
+
+fn put_refine(out: &mut Vec<u8>, refine: &Refine) {
+    out.push(match refine.sort {
+        None => 0,
+        Some(SortBy::Version) => 1,
+        Some(SortBy::CreateRevision) => 2,
+        Some(SortBy::ModRevision) => 3,
+        Some(SortBy::Value) => 4,
+    });
+    put_flags(out, &[refine.window_first]);
+    for bound in [refine.mod_min, refine.mod_max, refine.create_min, refine.create_max] {
+        put_option(out, bound, put_asked);
+    }
+}
+
+fn read_refine(reader: &mut Reader<'_>) -> Result<Refine, DecodeError> {
+    let sort = match reader.byte()? {
+        0 => None,
+        1 => Some(SortBy::Version),
+        2 => Some(SortBy::CreateRevision),
+        3 => Some(SortBy::ModRevision),
+        4 => Some(SortBy::Value),
+        found => return Err(DecodeError::UnknownKind { what: "an order", found }),
+    };
+    let [window_first] = read_flags(reader)?;
+    Ok(Refine {
+        sort,
+        window_first,
+        mod_min: reader.option(read_asked)?,
+        mod_max: reader.option(read_asked)?,
+        create_min: reader.option(read_asked)?,
+        create_max: reader.option(read_asked)?,
+    })
 }

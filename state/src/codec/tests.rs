@@ -45,6 +45,7 @@ fn query() -> RangeQuery {
         keys_only: false,
         count_only: false,
         count_all: true,
+        refine: Refine::default(),
     }
 }
 
@@ -79,7 +80,8 @@ fn golden_commands() {
     let span = Span::Subtree(Path::new("/a").unwrap());
     let delete = Delete { span, expect: Expect::Present, must_be_empty: true, return_previous: false, limit: Some(9) };
     golden_command(Command::Delete(delete.clone()), "0202022f6102010109");
-    let compare = |target| Compare { span: Span::Key(key("k")), relation: Relation::Greater, target };
+    let compare =
+        |target| Compare { span: Span::Key(key("k")), empty_as_missing: false, relation: Relation::Greater, target };
     let txn = Txn {
         compares: vec![compare(Target::ModRevision(Revision(3))), compare(Target::Value(Bytes::from("x")))],
         then: vec![TxnOp::Put(put()), TxnOp::Delete(delete)],
@@ -100,8 +102,30 @@ fn golden_commands() {
         Command::LeaseCheckpoint(vec![(lease(1), Some(2)), (lease(3), None)]),
         "070201010203 00".replace(' ', "").as_str(),
     );
-    golden_command(Command::Compact { revision: Revision(7) }, "080e");
+    golden_command(Command::Compact { revision: Revision(7), only_forward: false }, "080e");
+    golden_command(Command::Compact { revision: Revision(7), only_forward: true }, "0a0e");
     golden_command(Command::SetStateVersion(1), "0901");
+}
+
+#[test]
+fn golden_refined_reads_and_compares() {
+    let refine = Refine {
+        sort: Some(SortBy::Value),
+        window_first: true,
+        mod_min: Some(Revision(3)),
+        create_max: Some(Revision(-1)),
+        ..Refine::default()
+    };
+    let compare = Compare {
+        span: Span::Range { start: Bytes::from("a"), end: None },
+        empty_as_missing: true,
+        relation: Relation::Less,
+        target: Target::Version(2),
+    };
+    let then = vec![TxnOp::Range(RangeQuery { refine, ..query() })];
+    let txn = Txn { compares: vec![compare], then, otherwise: Vec::new() };
+    let bytes = "0301 01016100 07 0004 01 01 01016100 0106 0102 00 19 04 01 0106 00 00 0101 00";
+    golden_command(Command::Txn(txn), &bytes.replace(' ', ""));
 }
 
 #[test]
@@ -113,7 +137,11 @@ fn golden_batch() {
         seen_index: 300,
     };
     let principal = Principal { user: "u".into(), auth_revision: 4 };
-    let first = Envelope { request: Some(request), principal, command: Command::Compact { revision: Revision(1) } };
+    let first = Envelope {
+        request: Some(request),
+        principal,
+        command: Command::Compact { revision: Revision(1), only_forward: false },
+    };
     let second = envelope(Command::SetStateVersion(1));
     let encoded = encode_batch(-1, &[encode_envelope(&first), encode_envelope(&second)]);
     assert_eq!(hex(&encoded), "01010212010102030405060708030 2ac02017504 0802050000000901".replace(' ', ""));

@@ -13,7 +13,7 @@ use super::model::directories;
 use super::model_work::range;
 use super::{History, Model, audit, open_with_window};
 use crate::apply::{Applied, Machine};
-use crate::command::{RangeQuery, Span};
+use crate::command::{RangeQuery, Refine, Span};
 use crate::compaction::{Purge, purge_at_most, purge_step};
 use crate::outcome::{Change, KeyValue, Outcome, Rejection};
 use crate::restore::{RebaseOptions, rebase};
@@ -169,6 +169,7 @@ fn compare_keys<R: Read>(view: &View<R>, at: Option<Revision>, keys: &BTreeMap<K
         keys_only: false,
         count_only: false,
         count_all: false,
+        refine: Refine::default(),
     };
     for variant in 0..16 {
         query.descending = variant & 1 != 0;

@@ -11,8 +11,8 @@ use quorate_proto::{ClientId, Key, LeaseId, Path, Revision};
 
 use crate::apply::{Entry, LogPosition, Payload};
 use crate::command::{
-    Batch, Command, Compare, CopyTree, Delete, Envelope, Expect, LeaseEnd, Owner, Principal, Put, RangeQuery, Relation,
-    RequestId, Span, Target, Txn, TxnOp,
+    Batch, Command, Compare, CopyTree, Delete, Envelope, Expect, LeaseEnd, Owner, Principal, Put, RangeQuery, Refine,
+    Relation, RequestId, SortBy, Span, Target, Txn, TxnOp,
 };
 
 /// A log, and how it is cut into calls of apply.
@@ -134,8 +134,8 @@ fn query() -> impl Strategy<Value = RangeQuery> {
     let bounds =
         (option::weighted(0.4, revision()), option::weighted(0.4, 0usize..4), option::weighted(0.3, 0usize..9));
     let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
-    (span(), bounds, flags).prop_map(
-        |(span, (revision, limit, bytes_max), (descending, keys_only, count_only, count_all))| RangeQuery {
+    (span(), bounds, flags, refine()).prop_map(
+        |(span, (revision, limit, bytes_max), (descending, keys_only, count_only, count_all), refine)| RangeQuery {
             span,
             revision,
             limit,
@@ -144,8 +144,30 @@ fn query() -> impl Strategy<Value = RangeQuery> {
             keys_only,
             count_only,
             count_all,
+            refine,
         },
     )
+}
+
+fn refine() -> impl Strategy<Value = Refine> {
+    let sort = option::of(prop_oneof![
+        Just(SortBy::Version),
+        Just(SortBy::CreateRevision),
+        Just(SortBy::ModRevision),
+        Just(SortBy::Value),
+    ]);
+    let bound = || option::weighted(0.3, revision());
+    let refined = (sort, any::<bool>(), (bound(), bound()), (bound(), bound())).prop_map(
+        |(sort, window_first, (mod_min, mod_max), (create_min, create_max))| Refine {
+            sort,
+            window_first,
+            mod_min,
+            mod_max,
+            create_min,
+            create_max,
+        },
+    );
+    prop_oneof![2 => Just(Refine::default()), 1 => refined]
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
@@ -163,7 +185,12 @@ fn compare() -> impl Strategy<Value = Compare> {
         1 => Just(Relation::Greater),
         1 => Just(Relation::Less),
     ];
-    (span(), relation, target).prop_map(|(span, relation, target)| Compare { span, relation, target })
+    (span(), any::<bool>(), relation, target).prop_map(|(span, empty_as_missing, relation, target)| Compare {
+        span,
+        empty_as_missing,
+        relation,
+        target,
+    })
 }
 
 fn txn() -> impl Strategy<Value = Txn> {
@@ -201,7 +228,8 @@ fn command() -> impl Strategy<Value = Command> {
         4 => (lease(), ttl_ms()).prop_map(|(lease, ttl_ms)| Command::LeaseGrant { lease, ttl_ms }),
         3 => (vec(lease(), 0..3), cause).prop_map(|(leases, cause)| Command::LeaseRevoke { leases, cause }),
         1 => vec((lease(), option::of(0u64..9000)), 0..3).prop_map(Command::LeaseCheckpoint),
-        2 => revision().prop_map(|revision| Command::Compact { revision }),
+        2 => (revision(), any::<bool>())
+            .prop_map(|(revision, only_forward)| Command::Compact { revision, only_forward }),
         1 => (0u32..2).prop_map(Command::SetStateVersion),
     ]
 }

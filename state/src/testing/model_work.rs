@@ -10,7 +10,8 @@ use quorate_proto::{Key, LeaseId, Path, Revision};
 
 use super::model::{State, directories};
 use crate::command::{
-    Command, Compare, CopyTree, Delete, Expect, LeaseEnd, Owner, Put, RangeQuery, Relation, Span, Target, Txn, TxnOp,
+    Command, Compare, CopyTree, Delete, Expect, LeaseEnd, Owner, Put, RangeQuery, Refine, Relation, SortBy, Span,
+    Target, Txn, TxnOp,
 };
 use crate::outcome::{
     Change, ChangeKind, DeleteDone, Done, KeyValue, LeaseChange, Meta, PutDone, RangeDone, Rejection, TxnDone,
@@ -53,6 +54,9 @@ pub(super) fn range(keys: &BTreeMap<Key, KeyValue>, query: &RangeQuery) -> Range
     if query.count_only {
         return RangeDone { count: total, ..RangeDone::default() };
     }
+    if query.refine != Refine::default() {
+        return refined(all, query);
+    }
     if query.descending {
         all.reverse();
     }
@@ -72,6 +76,41 @@ pub(super) fn range(keys: &BTreeMap<Key, KeyValue>, query: &RangeQuery) -> Range
     }
     done.count = if query.count_all { total } else { done.kvs.len() as u64 };
     done
+}
+
+/// As the etcd wire's order of steps has it: bounds, then the order, then the limit.
+fn refined(mut all: Vec<KeyValue>, query: &RangeQuery) -> RangeDone {
+    let (refine, count) = (query.refine, all.len() as u64);
+    let limit = query.limit.unwrap_or(usize::MAX - 1);
+    if refine.window_first {
+        all.truncate(limit + 1);
+    }
+    for (of, min, max) in [
+        ((|kv| kv.meta.mod_revision) as fn(&KeyValue) -> Revision, refine.mod_min, refine.mod_max),
+        (|kv| kv.meta.create_revision, refine.create_min, refine.create_max),
+    ] {
+        all.retain(|kv| min.is_none_or(|min| of(kv) >= min) && max.is_none_or(|max| of(kv) <= max));
+    }
+    let place = |kv: &KeyValue| match refine.sort {
+        None => (0, kv.key.to_bytes()),
+        Some(SortBy::Version) => (kv.meta.version, bytes::Bytes::new()),
+        Some(SortBy::CreateRevision) => (kv.meta.create_revision.0, bytes::Bytes::new()),
+        Some(SortBy::ModRevision) => (kv.meta.mod_revision.0, bytes::Bytes::new()),
+        Some(SortBy::Value) => (0, kv.value.clone()),
+    };
+    if query.descending {
+        all.sort_by_key(|kv| std::cmp::Reverse(place(kv)));
+    } else {
+        all.sort_by_key(place);
+    }
+    let more = all.len() > limit;
+    all.truncate(limit);
+    for kv in &mut all {
+        if query.keys_only {
+            kv.value.clear();
+        }
+    }
+    RangeDone { kvs: all, more, count }
 }
 
 impl<'p> Work<'p> {
@@ -112,9 +151,9 @@ impl<'p> Work<'p> {
                 }
                 Done::LeaseCheckpoint
             }
-            Command::Compact { revision } => {
+            Command::Compact { revision, only_forward } => {
                 let (asked, current, compacted) = (*revision, self.state.revision, self.state.compacted);
-                if asked < compacted {
+                if asked < compacted || *only_forward && compacted.0 != 0 && asked == compacted {
                     return Err(Rejection::Compacted { asked, compacted });
                 }
                 if asked > current {
@@ -167,8 +206,6 @@ impl<'p> Work<'p> {
         }
         self.expect(&key, put.expect)?;
         let before = self.state.keys.get(&key).cloned();
-        let value = put.value.clone().or(before.as_ref().map(|kv| kv.value.clone()));
-        let value = value.ok_or(Rejection::KeyNotFound { key: key.clone() })?;
         let has = before.as_ref().and_then(|kv| kv.meta.lease);
         let lease = match put.owner {
             Owner::None => None,
@@ -184,6 +221,8 @@ impl<'p> Work<'p> {
                 Some(lease)
             }
         };
+        let value = put.value.clone().or(before.as_ref().map(|kv| kv.value.clone()));
+        let value = value.ok_or(Rejection::KeyNotFound { key: key.clone() })?;
         let in_deleted = self.deleted.iter().any(|span| covers(span, key.as_bytes()));
         if self.in_txn && (in_deleted || self.puts.contains(&key)) {
             return Err(Rejection::DuplicateKey { key });
@@ -363,6 +402,9 @@ impl<'p> Work<'p> {
             return relates(compare, self.state.keys.get(key));
         }
         let mut in_span = self.state.keys.values().filter(|kv| covers(&compare.span, kv.key.as_bytes()));
+        if compare.empty_as_missing && in_span.clone().next().is_none() {
+            return relates(compare, None);
+        }
         in_span.all(|kv| relates(compare, Some(kv)))
     }
 

@@ -4,9 +4,9 @@
 //! put KEY VALUE|~ [lease=ID] [keep] [ttl=ID:MS] [absent] [present] [mod=N] [prev] [parent] [seq]    ~ keeps the value
 //! delete KEY | delete-tree PATH | delete-range START END|-  [absent] [present] [mod=N] [empty] [prev] [limit=N]
 //! txn [if COMPARE , COMPARE] then OP ; OP [else OP ; OP]      OP is range, put, delete… or ( txn … )
-//! COMPARE: version|create|mod|lease|value SPAN =|!=|>|< X, or exists|missing|exists> SPAN; SPAN is KEY or START..END
+//! COMPARE: version|create|mod|lease|value SPAN [or-missing] =|!=|>|< X, or exists|missing|exists> SPAN; SPAN is KEY or START..END
 //! copy FROM TO [keep] [limit=N] | move …     grant ID MS     revoke ID… | expire ID…     checkpoint ID=MS|ID=-
-//! compact N     version N
+//! compact N [forward]     version N
 //! ```
 //! `client/sequence[/lowest[/seen]]@` before a command gives it a request id; `&&` joins commands to one entry.
 
@@ -132,6 +132,7 @@ pub fn query(span: Span, words: &mut Words) -> RangeQuery {
         keys_only: false,
         count_only: false,
         count_all: false,
+        refine: Refine::default(),
     };
     for word in options(words) {
         match (word.as_str(), word.split_once('=')) {
@@ -142,6 +143,20 @@ pub fn query(span: Span, words: &mut Words) -> RangeQuery {
             ("keys", _) => query.keys_only = true,
             ("count", _) => query.count_only = true,
             ("count-all", _) => query.count_all = true,
+            ("window", _) => query.refine.window_first = true,
+            (_, Some(("sort", by))) => {
+                query.refine.sort = Some(match by {
+                    "version" => SortBy::Version,
+                    "create" => SortBy::CreateRevision,
+                    "mod" => SortBy::ModRevision,
+                    "value" => SortBy::Value,
+                    _ => panic!("unknown order {by}"),
+                });
+            }
+            (_, Some(("mod-min", revision))) => query.refine.mod_min = Some(Revision(number(revision))),
+            (_, Some(("mod-max", revision))) => query.refine.mod_max = Some(Revision(number(revision))),
+            (_, Some(("create-min", revision))) => query.refine.create_min = Some(Revision(number(revision))),
+            (_, Some(("create-max", revision))) => query.refine.create_max = Some(Revision(number(revision))),
             _ => panic!("unknown option {word}"),
         }
     }
@@ -167,7 +182,9 @@ fn compare(words: &mut Words) -> Compare {
         Some((start, last)) => Span::Range { start: bytes(start), end: end(last) },
         None => Span::Key(key(&span)),
     };
-    let exists = |relation, exists| Compare { span: span.clone(), relation, target: Target::Exists(exists) };
+    let empty_as_missing = words.next_if(|word| word == "or-missing").is_some();
+    let exists =
+        |relation, exists| Compare { span: span.clone(), empty_as_missing, relation, target: Target::Exists(exists) };
     match property.as_str() {
         "exists" => return exists(Relation::Equal, true),
         "missing" => return exists(Relation::Equal, false),
@@ -190,7 +207,7 @@ fn compare(words: &mut Words) -> Compare {
         "value" => Target::Value(bytes(&word)),
         other => panic!("unknown property {other}"),
     };
-    Compare { span, relation, target }
+    Compare { span, empty_as_missing, relation, target }
 }
 
 fn txn(words: &mut Words) -> Txn {
@@ -270,7 +287,10 @@ pub fn command(words: &mut Words) -> Option<Command> {
             };
             Command::LeaseCheckpoint(words.by_ref().map(note).collect())
         }
-        "compact" => Command::Compact { revision: Revision(number(&words.next().unwrap())) },
+        "compact" => Command::Compact {
+            revision: Revision(number(&words.next().unwrap())),
+            only_forward: words.next_if(|word| word == "forward").is_some(),
+        },
         "version" => Command::SetStateVersion(number(&words.next().unwrap())),
         _ => {
             let span = span(&name, words);

@@ -53,6 +53,13 @@ pub fn applied(applied: &Applied) -> String {
     out
 }
 
+/// A transaction that was only read.
+pub fn read_txn(txn: &TxnDone) -> String {
+    let mut out = format!("{}\n", if txn.succeeded { "then" } else { "else" });
+    results(txn, 1, &mut out);
+    out
+}
+
 fn done(done: &Done) -> String {
     match done {
         Done::Put(put) => put_text(put),

@@ -3,6 +3,7 @@
 //! ```text
 //! get KEY [at=N]   range|range-tree … (options of a query)   list DIR [after=NAME] [limit=N] [at=N] [values]   stat PATH
 //! leases   lease ID   changes N [bytes=N]   stored [TABLE]   purge   reopen   stamp MS   blank N   window INDEXES BYTES
+//! read TXN (one that only reads)   hash [N]
 //! members TEXT   rebase STEP   fill PREFIX N (N puts in one entry, answers not shown)   wrote COMMAND
 //! ```
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use quorate_proto::Revision;
 use quorate_state::apply::{Entry, LogPosition, Machine, Payload};
 use quorate_state::codec::{describe, describe_key};
-use quorate_state::command::{Batch, Span};
+use quorate_state::command::{Batch, Command, Span};
 use quorate_state::compaction::purge_step;
 use quorate_state::restore::{RebaseOptions, rebase};
 use quorate_state::store::{MemorySnapshot, Store, Write as StoreWrite};
@@ -150,20 +151,19 @@ impl Session {
                     _ => out = print::range(&view.range(&query)?, ""),
                 }
             }
-            "list" => return list(&view, words),
-            "stat" => {
-                let stat = view.stat(&bytes(&words.next().unwrap()))?;
-                if let Some((meta, bytes)) = stat.meta {
-                    writeln!(out, "key, modified {}, {bytes} bytes", meta.mod_revision).unwrap();
-                }
-                if let Some(dir) = stat.directory {
-                    let (children, at, next) = (dir.children, dir.children_revision, dir.next_sequence);
-                    writeln!(out, "directory of {children}, changed at {at}, next sequence {next}").unwrap();
-                }
-                if stat == quorate_state::view::Stat::default() {
-                    writeln!(out, "nothing").unwrap();
-                }
+            "read" => match parse::command(&mut words) {
+                Some(Command::Txn(txn)) => match view.txn(&txn)? {
+                    Ok(done) => out = print::read_txn(&done),
+                    Err(rejection) => writeln!(out, "refused: {rejection}").unwrap(),
+                },
+                other => panic!("only a transaction is read: {other:?}"),
+            },
+            "hash" => {
+                let at = words.next().map(|word| Revision(number(&word)));
+                writeln!(out, "{:016x}", view.content_hash(at)?).unwrap();
             }
+            "list" => return list(&view, words),
+            "stat" => out = stat(&view, &bytes(&words.next().unwrap()))?,
             "leases" => {
                 for (id, record) in view.leases(None, usize::MAX)? {
                     let keys = view.lease_keys(id, usize::MAX)?;
@@ -193,6 +193,22 @@ impl Session {
         }
         Ok(out)
     }
+}
+
+fn stat(view: &View<MemorySnapshot>, path: &[u8]) -> Result<String, ReadError> {
+    let mut out = String::new();
+    let stat = view.stat(path)?;
+    if let Some((meta, bytes)) = stat.meta {
+        writeln!(out, "key, modified {}, {bytes} bytes", meta.mod_revision).unwrap();
+    }
+    if let Some(dir) = stat.directory {
+        let (children, at, next) = (dir.children, dir.children_revision, dir.next_sequence);
+        writeln!(out, "directory of {children}, changed at {at}, next sequence {next}").unwrap();
+    }
+    if stat == quorate_state::view::Stat::default() {
+        writeln!(out, "nothing").unwrap();
+    }
+    Ok(out)
 }
 
 fn list(view: &View<MemorySnapshot>, mut words: Words) -> Result<String, ReadError> {

@@ -100,7 +100,7 @@ async fn compact(
     let id = validate::request_id(request.id.as_ref())?;
     let revision = validate::at_revision(request.revision)?
         .ok_or_else(|| Refusal::invalid("revision is 0; name the oldest revision that is to stay readable"))?;
-    let written = rooms.write(id, Command::Compact { revision }, deadline).await?;
+    let written = rooms.write(id, Command::Compact { revision, only_forward: false }, deadline).await?;
     match written.done {
         Done::Compact => Ok(v1::CompactResponse { header: Some(written.header), log_index: written.log_index }),
         done => Err(odd(&done)),

@@ -1,4 +1,4 @@
-//! The native gRPC API, package `quorate.v1`.
+//! The native gRPC API, package `quorate.v1`, and the routes of the client port.
 //!
 //! Invariants:
 //! - A service here translates, and nothing else: what a request means is decided by `state`.
@@ -17,11 +17,11 @@ use std::sync::Arc;
 use quorate_proto::v1;
 use tonic::service::Routes;
 
-use super::health;
 use super::limits::MESSAGE_EXTRA_BYTES;
 use super::rooms::Rooms;
+use super::{etcd, health};
 
-/// All services of the native API, with reflection and health.
+/// All services of the client port: those of the native API and of etcd's wire, with reflection and health.
 pub fn routes(rooms: &Arc<Rooms>) -> Result<Routes, tonic_reflection::server::Error> {
     let bytes_max = rooms.limits.request_bytes_max + MESSAGE_EXTRA_BYTES;
     let kv = v1::kv_server::KvServer::new(kv::KvDoor(Arc::clone(rooms))).max_decoding_message_size(bytes_max);
@@ -39,6 +39,7 @@ pub fn routes(rooms: &Arc<Rooms>) -> Result<Routes, tonic_reflection::server::Er
         .add_service(v1::admin_server::AdminServer::new(admin::AdminDoor(Arc::clone(rooms))))
         .add_service(health::service(&rooms.hub))
         .add_service(reflection);
+    etcd::add_services(&mut routes, rooms);
     Ok(routes.routes().prepare())
 }
 

@@ -23,7 +23,9 @@ use crate::api::errors::Refusal;
 use crate::api::limits::{DEADLINE_DEFAULT, FRAGMENT_BYTES_MAX, PROGRESS_INTERVAL_MIN, WATCHES_MAX};
 use crate::api::rooms::Rooms;
 use crate::api::{convert, deadline, validate};
-use crate::watch::{ConsensusHistory, Interest, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec};
+use crate::watch::{
+    ConsensusHistory, Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec,
+};
 
 /// The service.
 pub struct WatchDoor(pub Arc<Rooms>);
@@ -38,7 +40,7 @@ impl Watch for WatchDoor {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let history = Arc::new(ConsensusHistory(Arc::clone(&self.0.consensus)));
         let watches = Watches {
-            session: Session::new(Arc::clone(&self.0.hub), history),
+            session: Session::new(Arc::clone(&self.0.hub), history, OnContactLoss::End),
             rooms: Arc::clone(&self.0),
             requests: Some(request.into_inner()),
             outbox: VecDeque::new(),
@@ -124,6 +126,8 @@ impl Watches {
                 let response = self.response(tag, revision);
                 self.outbox.push_back(v1::WatchResponse { progress_revision: revision.get(), ..response });
             }
+            // Not asked for through this door.
+            WatchNotice::SessionMark { .. } => {}
             WatchNotice::Events { tag, items } => {
                 // History may be ahead of what the hub has heard.
                 let last = items.last().map_or(Revision::ZERO, |last| last.item.revision);
