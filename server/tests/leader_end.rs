@@ -185,6 +185,45 @@ async fn a_leader_whose_connections_are_all_reset_and_whose_port_refuses_is_hear
     }
 }
 
+/// The leader lives, and all looks as if it had ended, but for a word now and then on a stream that breaks again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_word_of_the_leader_is_enough_and_without_any_it_counts_as_ended() {
+    let mut cluster = Cluster::start(true).await;
+    let (leader, followers) = (cluster.leader, cluster.followers());
+    let id = cluster.peers[leader].id();
+    for words in [true, false] {
+        let before = cluster.verdicts();
+        for gate in &mut cluster.gates {
+            gate.hang().await;
+            gate.reset().await;
+        }
+        cluster.gates[leader].close().await;
+        let contacts: Vec<_> = followers.iter().map(|i| cluster.peers[*i].consensus().contacts().clone()).collect();
+        let speak = async {
+            loop {
+                if words {
+                    contacts.iter().for_each(|contacts| contacts.open(id).arrived());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = speak => {}
+            () = cluster.decided(&before) => {}
+        }
+        for (now, before) in cluster.verdicts().iter().zip(&before) {
+            assert_eq!((now.let_go - before.let_go, now.kept - before.kept), if words { (0, 1) } else { (1, 0) });
+        }
+        for gate in &mut cluster.gates {
+            gate.open().await;
+        }
+        if words {
+            cluster.write_everywhere().await;
+            cluster.assert_undisturbed().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resets_of_all_connections_are_no_evidence_while_the_port_accepts() {
     let cluster = Cluster::start(true).await;
