@@ -50,6 +50,8 @@ table! {
     Barrier,        "q-barrier",   "consensus", EndsMember;
     /// Carries forwarded requests to the leader.
     Forwarder,      "q-forward",   "consensus", EndsMember;
+    /// Notices that the leader's process has ended.
+    LeaderEnd,      "q-leader-end", "consensus", EndsMember;
     /// Answers forwarded requests of one follower.
     ForwardServer,  "q-fwd-serve", "consensus", Logged;
     /// Follows Raft's metrics: leadership, membership, fatal end.

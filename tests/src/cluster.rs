@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::address::{at, loopback};
+use crate::netns::Network;
 use crate::process::Process;
 use crate::wait::until;
 
@@ -27,6 +28,8 @@ pub struct Place {
     pub peer: String,
     /// Data directory.
     pub data: PathBuf,
+    /// Network namespace, if not this process's own.
+    pub namespace: Option<String>,
 }
 
 /// Members, running or not.
@@ -66,6 +69,16 @@ impl Cluster {
             extra: extra.iter().map(|flag| (*flag).to_owned()).collect(),
             dir,
             _turn: turn,
+        }
+    }
+
+    /// Moves all members, of which none runs yet, into a network of their own.
+    pub fn move_into(&mut self, network: &Network) {
+        for (i, place) in self.places.iter_mut().enumerate() {
+            let address = network.address(i);
+            place.client = format!("{address}:2379");
+            place.peer = format!("{address}:2380");
+            place.namespace = Some(network.namespace(i));
         }
     }
 
@@ -117,7 +130,10 @@ impl Cluster {
     pub fn run_with(&mut self, i: usize, arguments: &[String]) {
         assert!(self.processes[i].is_none(), "member {i} runs already");
         let output = self.dir.path().join(format!("{}.log", self.places[i].name));
-        self.processes[i] = Some(Process::start(arguments, &output));
+        self.processes[i] = Some(match &self.places[i].namespace {
+            Some(namespace) => Process::start_in(namespace, arguments, &output),
+            None => Process::start(arguments, &output),
+        });
     }
 
     /// A new member that joins through member `through`.
@@ -217,7 +233,7 @@ impl Place {
         let address: Ipv4Addr = loopback();
         let name = format!("n{}", i + 1);
         let data = dir.path().join(&name);
-        Self { client: at(address, 2379), peer: at(address, 2380), name, data }
+        Self { client: at(address, 2379), peer: at(address, 2380), name, data, namespace: None }
     }
 
     /// The flags that every start of this member needs.

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod cluster;
 pub mod load;
+pub mod netns;
 pub mod process;
 pub mod restart;
 pub mod tmpfs;

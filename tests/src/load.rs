@@ -31,6 +31,8 @@ pub struct Report {
     pub refused: Vec<String>,
     /// Longest time between two acknowledged writes of one writer.
     pub longest_gap: Duration,
+    /// When each writer's writes were acknowledged.
+    times: Vec<Vec<Instant>>,
 }
 
 impl Load {
@@ -53,6 +55,7 @@ impl Load {
             sum.unknown += report.unknown;
             sum.refused.extend(report.refused);
             sum.longest_gap = sum.longest_gap.max(report.longest_gap);
+            sum.times.extend(report.times);
         }
         sum
     }
@@ -75,6 +78,7 @@ pub async fn progress(client: &Client, writes: u64) {
 async fn write(client: Client, writer: usize, stopping: watch::Receiver<bool>) -> Report {
     let mut report = Report::default();
     let mut last = Instant::now();
+    let mut times = Vec::new();
     let mut n = 0_u64;
     while !*stopping.borrow() {
         n += 1;
@@ -83,6 +87,7 @@ async fn write(client: Client, writer: usize, stopping: watch::Receiver<bool>) -
             Ok(put) => {
                 report.longest_gap = report.longest_gap.max(last.elapsed());
                 last = Instant::now();
+                times.push(last);
                 let twice = report.acknowledged.insert(put.key, value);
                 assert!(twice.is_none(), "one key was handed out twice");
             }
@@ -90,10 +95,18 @@ async fn write(client: Client, writer: usize, stopping: watch::Receiver<bool>) -
             Err(_) => report.unknown += 1,
         }
     }
+    report.times.push(times);
     report
 }
 
 impl Report {
+    /// Longest time between two acknowledged writes of one writer, of those that overlap these moments.
+    pub fn longest_gap_within(&self, from: Instant, to: Instant) -> Duration {
+        let gaps = self.times.iter().flat_map(|times| times.windows(2));
+        let gaps = gaps.filter(|gap| gap[1] > from && gap[0] < to);
+        gaps.map(|gap| gap[1] - gap[0]).max().unwrap_or_default()
+    }
+
     /// Asserts that all that was acknowledged is there, and nothing more than what may have happened.
     pub async fn assert_all_there_once(&self, client: &Client) {
         let mut children = client.list("/load").with_values().stream();

@@ -22,8 +22,19 @@ pub struct Process {
 impl Process {
     /// Starts `quorate serve` with `arguments`; its output is appended to `output`.
     pub fn start(arguments: &[String], output: &Path) -> Self {
+        Self::start_by(Command::new(binary()), arguments, output)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(namespace: &str, arguments: &[String], output: &Path) -> Self {
+        let mut command = Command::new("ip");
+        // It becomes quorate, so the process that is killed or paused is the right one.
+        command.args(["netns", "exec", namespace]).arg(binary());
+        Self::start_by(command, arguments, output)
+    }
+
+    fn start_by(mut command: Command, arguments: &[String], output: &Path) -> Self {
         let file = File::options().create(true).append(true).open(output).expect("open the output file");
-        let mut command = Command::new(binary());
         // Whoever runs the tests may have settings of their own; and the tests' own variables are no settings.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("QUORATE_")) {
             command.env_remove(name);

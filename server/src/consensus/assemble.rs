@@ -11,12 +11,14 @@ use std::sync::Arc;
 use rocksdb::Cache;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::config::{Start, Timing};
 use crate::consensus::bootstrap::{Bootstrap, heed_removal};
 use crate::consensus::digests::Comparison;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::forward::Forwarder;
+use crate::consensus::leader_end::{LeaderEnd, Verdicts};
 use crate::consensus::links::{Links, LocalMember};
 use crate::consensus::log_disk::{LogDisk, RocksLogDisk};
 use crate::consensus::network::NetworkFactory;
@@ -65,6 +67,8 @@ pub struct Assembled {
     pub bootstrap: Bootstrap,
     /// Compares digests, every now and then by itself.
     pub comparison: Comparison,
+    /// What was made of streams to leaders that ended.
+    pub verdicts: watch::Receiver<Verdicts>,
 }
 
 impl Assembly {
@@ -76,7 +80,9 @@ impl Assembly {
         let local = Arc::new(local);
         let links = Arc::new(Links::new(local.clone(), self.timing));
         let disk = Arc::new(DiskSpace::new(self.data_dir.path().to_owned(), self.disk_reserve_bytes));
+        let (verdicts, verdicts_seen) = watch::channel(Verdicts::default());
         let (forwarder, forward_task) = Forwarder::new(links.clone(), disk.clone());
+        let ends = forwarder.ends();
         let receiver = Receiver::new(self.data_dir.snapshots());
         let door = PeerDoor::new(links.clone(), forwarder.clone(), receiver, tasks.clone());
         tasks.spawn(Task::PeerDoor, &runtime, door.clone().serve(self.peer_listener));
@@ -101,6 +107,9 @@ impl Assembly {
         .await?;
         door.open(consensus.clone());
         tasks.spawn(Task::Forwarder, &runtime, forward_task.run(consensus.raft().clone(), tasks.clone()));
+        let (raft, contacts) = (consensus.raft().clone(), consensus.contacts().clone());
+        let leader_end = LeaderEnd { id: identity.member, raft, contacts, timing: self.timing, ends, verdicts };
+        tasks.spawn(Task::LeaderEnd, &runtime, leader_end.run(tasks.clone()));
         let removal = heed_removal(consensus.clone(), local.clone(), self.data_dir.clone(), tasks.clone());
         tasks.spawn(Task::Removal, &runtime, removal);
         let comparison = Comparison { consensus: consensus.clone(), links: links.clone(), tasks: tasks.clone() };
@@ -115,6 +124,6 @@ impl Assembly {
             tasks,
             runtime,
         };
-        Ok(Assembled { consensus, local, bootstrap, comparison })
+        Ok(Assembled { consensus, local, bootstrap, comparison, verdicts: verdicts_seen })
     }
 }

@@ -33,6 +33,7 @@ use crate::consensus::Proposed;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::forward_queue::{ForwardQueue, Refused};
 use crate::consensus::forward_wire::{self as wire, Answer};
+use crate::consensus::leader_end::LinkEnd;
 use crate::consensus::links::{Links, Purpose};
 use crate::consensus::peers::{MembershipChange, Peers};
 use crate::consensus::types::{Raft, TypeConfig};
@@ -60,6 +61,8 @@ struct Shared {
     link: Mutex<Link>,
     /// Moves whenever the link comes up, fails or goes down.
     moved: watch::Sender<u64>,
+    /// The last stream that was up and ended while its leader was not replaced.
+    ends: watch::Sender<Option<LinkEnd>>,
     /// What members last said about their disks.
     free_bytes: Mutex<HashMap<MemberId, u64>>,
     /// Longest wait for a link that is not up yet.
@@ -116,10 +119,16 @@ impl Forwarder {
         let shared = Arc::new(Shared {
             link: Mutex::new(Link { reason: "no leader is known".to_owned(), ..Link::default() }),
             moved: watch::Sender::new(0),
+            ends: watch::Sender::new(None),
             free_bytes: Mutex::default(),
             patience: links.timing().election_max,
         });
         (Self { shared: shared.clone() }, ForwardTask { shared, links, disk })
+    }
+
+    /// The last end of a stream to a leader that was not seen to be replaced.
+    pub fn ends(&self) -> watch::Receiver<Option<LinkEnd>> {
+        self.shared.ends.subscribe()
     }
 
     /// A member said how much of its disk is free.
@@ -314,6 +323,7 @@ impl ForwardTask {
                     if ended.is_none() {
                         continue;
                     }
+                    self.say_ended(target, address);
                 }
                 Err(reason) => self.down(&reason),
             }
@@ -375,6 +385,11 @@ impl ForwardTask {
         }
         tracing::debug!(reason, "no stream to the leader");
         self.shared.moved.send_modify(|moved| *moved += 1);
+    }
+
+    fn say_ended(&self, target: u64, address: String) {
+        let end = MemberId::new(target).map(|leader| LinkEnd { leader, address, at: Instant::now() });
+        self.shared.ends.send_replace(end);
     }
 
     /// Tells those who wait for answers of a stream that none will come: by dropping their senders.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::consensus::applier::{AppliedMark, AppliedState};
 use crate::consensus::barrier::{BarrierHandle, Round, Target};
+use crate::consensus::contact::Contacts;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::log::LogReader;
 use crate::consensus::peers::Peers;
@@ -54,7 +55,7 @@ pub(super) struct Parts {
     pub peers: Arc<dyn Peers>,
     pub disk: Arc<DiskSpace>,
     pub lease_clock: OnceLock<Arc<dyn LeaseClock>>,
-    pub heard_leader: Mutex<Option<Instant>>,
+    pub contacts: Arc<Contacts>,
     /// Log index at which no digest has a majority; writes are refused while it is set.
     pub diverged: Mutex<Option<u64>>,
     pub tasks: Tasks,

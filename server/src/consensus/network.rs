@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Answers to appends are in request order, one for each; a call ends when its input has ended and all answers are in.
-//! - A stream is kept for the next call only when nothing is in flight on it and no error was seen.
+//! - A stream is kept for the next call only when nothing is in flight on it and no error was seen, and used only while it stands.
 //! - Every answer has a deadline: a lost one must not wedge the follower for good.
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
@@ -65,6 +65,15 @@ pub struct PeerNetwork {
 struct AppendStream {
     requests: mpsc::Sender<Frame>,
     answers: Streaming<Frame>,
+}
+
+impl AppendStream {
+    /// Itself, unless it has ended while it was kept. The next heartbeat must not be lost to that: a leader whose
+    /// connections broke is to be heard again within one.
+    fn standing(mut self) -> Option<Self> {
+        // Nothing is in flight, so whatever is ready is an end.
+        self.answers.message().now_or_never().is_none().then_some(self)
+    }
 }
 
 impl NetworkFactory {
@@ -130,7 +139,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             if Pin::new(&mut input).peek().await.is_none() {
                 return Ok(futures::stream::empty().boxed());
             }
-            let stream = match self.kept.take() {
+            let stream = match self.kept.take().and_then(AppendStream::standing) {
                 Some(stream) => stream,
                 None => self.open().await?,
             };

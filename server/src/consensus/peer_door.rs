@@ -143,13 +143,13 @@ impl Peer for PeerDoor {
 
     async fn append(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::AppendStream>, Status> {
         let (from, consensus, frames) = self.take(request)?;
-        let heard = consensus.clone();
+        let heard = consensus.contacts().open(from);
         // The sender is told, so that it waits before it tries again.
         let (unread, refusal) = oneshot::channel();
         let mut unread = Some(unread);
         let decode = move |frame: Result<Frame, Status>| match codec::decode_append(frame.ok()?.body) {
             Ok(request) => {
-                heard.note_leader_contact();
+                heard.arrived();
                 Some(request)
             }
             Err(error) => {

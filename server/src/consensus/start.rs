@@ -150,7 +150,7 @@ impl Consensus {
             peers: params.peers,
             disk: params.disk,
             lease_clock: OnceLock::new(),
-            heard_leader: Mutex::new(None),
+            contacts: Arc::default(),
             diverged: Mutex::new(None),
             tasks,
             runtime,

@@ -5,6 +5,7 @@
 //! - A leader is named only while it is heard of: openraft itself goes on naming one that is dead until another is
 //!   elected, and a leader that has lost its quorum goes on naming itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -12,6 +13,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use quorate_proto::MemberId;
 use tokio::time::Instant;
 
+use crate::consensus::contact::Contacts;
 use crate::consensus::handle::Consensus;
 use crate::consensus::types::Membership;
 use crate::consensus::{ConsensusStatus, Leadership, Member};
@@ -43,8 +45,10 @@ impl Consensus {
 
     /// When the leader was last heard of (a follower), or last confirmed by a quorum (a leader).
     pub fn leader_contact(&self) -> Option<Instant> {
-        if !matches!(*self.parts.leadership.borrow(), Leadership::Leading { .. }) {
-            return *self.parts.heard_leader.lock();
+        match *self.parts.leadership.borrow() {
+            Leadership::Following { leader: Some(leader) } => return self.parts.contacts.heard(leader),
+            Leadership::Following { leader: None } => return self.parts.contacts.heard_any(),
+            Leadership::Leading { .. } => {}
         }
         let metrics = self.parts.raft.metrics();
         let (acked, alone) = {
@@ -63,9 +67,9 @@ impl Consensus {
         }
     }
 
-    /// Whoever receives the leader's messages says so here, for `leader_contact`.
-    pub fn note_leader_contact(&self) {
-        *self.parts.heard_leader.lock() = Some(Instant::now());
+    /// What is heard of the members that send appends.
+    pub fn contacts(&self) -> &Arc<Contacts> {
+        &self.parts.contacts
     }
 
     /// Whether the log has anything: a vote or an entry.

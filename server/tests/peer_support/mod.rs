@@ -13,6 +13,8 @@
     reason = "tests"
 )]
 
+pub mod gate;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use quorate_server::config::{Start, Timing};
 use quorate_server::consensus::assemble::{Assembled, Assembly};
 use quorate_server::consensus::bootstrap::BootstrapError;
 use quorate_server::consensus::digests::Comparison;
+use quorate_server::consensus::leader_end::Verdicts;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::{ApplySink, Consensus, Leadership, Member, Proposed};
 use quorate_server::data_dir::{DataDir, DataDirError};
@@ -53,9 +56,13 @@ impl ApplySink for Deaf {
 pub struct Peer {
     pub name: String,
     pub dir: PathBuf,
+    /// Where it listens to members.
     pub members_at: SocketAddr,
+    /// Where members are told that it listens.
+    pub told_at: SocketAddr,
     pub clients_at: SocketAddr,
     pub rules: SnapshotRules,
+    pub timing: Timing,
     running: Option<Running>,
 }
 
@@ -65,13 +72,14 @@ struct Running {
     comparison: Comparison,
     tasks: Tasks,
     cluster: watch::Receiver<Result<Option<ClusterId>, String>>,
+    verdicts: watch::Receiver<Verdicts>,
 }
 
 pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -79,20 +87,25 @@ fn free_address() -> SocketAddr {
 pub fn peers(root: &tempfile::TempDir, count: usize) -> Vec<Peer> {
     let name = |n: usize| char::from(b'a' + u8::try_from(n).unwrap()).to_string();
     (0..count)
-        .map(|n| Peer {
-            name: name(n),
-            dir: root.path().join(name(n)),
-            members_at: free_address(),
-            clients_at: free_address(),
-            rules: SnapshotRules::default(),
-            running: None,
+        .map(|n| {
+            let members_at = free_address();
+            Peer {
+                name: name(n),
+                dir: root.path().join(name(n)),
+                members_at,
+                told_at: members_at,
+                clients_at: free_address(),
+                rules: SnapshotRules::default(),
+                timing: Timing::default(),
+                running: None,
+            }
         })
         .collect()
 }
 
 /// `--cluster` with these members.
 pub fn cluster_of(peers: &[Peer]) -> Start {
-    Start::Cluster(peers.iter().map(|peer| (peer.name.clone(), peer.members_at.to_string())).collect())
+    Start::Cluster(peers.iter().map(|peer| (peer.name.clone(), peer.told_at.to_string())).collect())
 }
 
 /// Three members that are a cluster.
@@ -119,18 +132,19 @@ impl Peer {
         let data_dir = self.open().await?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let tasks = Tasks::default();
-        let (peer, client, rules) = (self.members_at, self.clients_at, self.rules);
+        let (peer, told, client) = (self.members_at, self.told_at, self.clients_at);
+        let (rules, timing) = (self.rules, self.timing);
         let (says, cluster) = watch::channel(Ok(None));
         let (handle, members_tasks) = (runtime.handle().clone(), tasks.clone());
-        let (consensus, comparison) = runtime
+        let (consensus, comparison, verdicts) = runtime
             .spawn(async move {
                 let assembly = Assembly {
                     data_dir: Arc::new(data_dir),
                     peer_listener: bind(peer).await,
-                    peer_address: peer.to_string(),
+                    peer_address: told.to_string(),
                     client_address: client.to_string(),
                     start,
-                    timing: Timing::default(),
+                    timing,
                     tasks: members_tasks,
                     runtime: handle,
                     sink: Arc::new(Deaf),
@@ -138,7 +152,7 @@ impl Peer {
                     disk_reserve_bytes: 1 << 20,
                     snapshot_rules: rules,
                 };
-                let Assembled { consensus, local, bootstrap, comparison } = assembly.start().await.unwrap();
+                let Assembled { consensus, local, bootstrap, comparison, verdicts } = assembly.start().await.unwrap();
                 let door = Door { consensus: consensus.clone(), local: local.clone() };
                 tokio::spawn(serve_clients(bind(client).await, door));
                 tokio::spawn(async move {
@@ -149,11 +163,11 @@ impl Peer {
                         Err(error) => Err(error.to_string()),
                     });
                 });
-                (consensus, comparison)
+                (consensus, comparison, verdicts)
             })
             .await
             .unwrap();
-        self.running = Some(Running { runtime, consensus, comparison, tasks, cluster });
+        self.running = Some(Running { runtime, consensus, comparison, tasks, cluster, verdicts });
         Ok(())
     }
 
@@ -201,6 +215,11 @@ impl Peer {
 
     pub fn consensus(&self) -> &Consensus {
         &self.running.as_ref().unwrap().consensus
+    }
+
+    /// What it made of streams to leaders that ended.
+    pub fn verdicts(&self) -> watch::Receiver<Verdicts> {
+        self.running.as_ref().unwrap().verdicts.clone()
     }
 
     /// Compares digests once.
@@ -287,7 +306,7 @@ fn rocksdb_is_open(data_dir: &DataDir) -> bool {
 }
 
 /// A port that a killed member had may be in use a moment longer.
-async fn bind(address: SocketAddr) -> TcpListener {
+pub async fn bind(address: SocketAddr) -> TcpListener {
     let deadline = soon();
     loop {
         match TcpListener::bind(address).await {

@@ -131,8 +131,9 @@ impl RaftNetworkV2<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let from = MemberId::new(self.from).unwrap();
         let call = |target: Consensus| async move {
-            target.note_leader_contact();
+            target.contacts().open(from).arrived();
             target.raft().append_entries(rpc).await
         };
         self.net.call(self.from, self.to, call).await.map_err(unreachable)?.map_err(unreachable)

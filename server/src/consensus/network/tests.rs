@@ -164,6 +164,19 @@ async fn a_stream_that_ends_is_an_error_that_is_tried_again_at_once() {
     assert!(matches!(answers[..], [Ok(Ok(_)), Err(RPCError::Network(_))]), "{answers:?}");
 }
 
+/// A heartbeat was lost to a stream that had broken since the one before, so a leader whose connections were reset was
+/// silent for twice as long as it had to be.
+#[tokio::test]
+async fn a_kept_stream_that_has_ended_since_is_replaced_before_a_request_is_lost_to_it() {
+    let mut test = test(Manner::Leaves).await;
+    assert_eq!(indexes(test.call(0..1).await), [0]);
+    let kept = test.network.kept.as_mut().unwrap();
+    assert!(kept.answers.message().await.unwrap().is_none(), "the other side has left");
+    *test.manner.lock() = Manner::Answers;
+    assert_eq!(indexes(test.call(1..2).await), [1]);
+    assert_eq!(test.streams(), 2);
+}
+
 #[tokio::test]
 async fn nobody_there_is_an_error_with_a_pause_and_never_a_vote() {
     let mut test = test(Manner::Answers).await;
