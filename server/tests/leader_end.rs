@@ -34,13 +34,13 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start(gated: bool) -> Self {
+    async fn start(behind_gates: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         let mut peers = peers(&root, 3);
         let mut gates = Vec::new();
         for peer in &mut peers {
             peer.timing = TIMING;
-            if gated {
+            if behind_gates {
                 let gate = Gate::before(peer.members_at).await;
                 peer.told_at = gate.at;
                 gates.push(gate);
@@ -201,8 +201,8 @@ async fn a_word_of_the_leader_is_enough_and_without_any_it_counts_as_ended() {
         let contacts: Vec<_> = followers.iter().map(|i| cluster.peers[*i].consensus().contacts().clone()).collect();
         let speak = async {
             loop {
-                if words {
-                    contacts.iter().for_each(|contacts| contacts.open(id).arrived());
+                for contacts in contacts.iter().filter(|_| words) {
+                    contacts.open(id).arrived();
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
