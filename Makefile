@@ -9,11 +9,12 @@ BIN = $(CARGO_TARGET_DIR)/debug/quorate
 RELEASE = $(CARGO_TARGET_DIR)/release-bench/release/quorate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test verify fix restart release bench clean
+.PHONY: help setup build demo test foreign differential verify fix restart release bench clean
 
 help:
 	@echo "make demo    build, then show a three-member cluster at work on this machine"
 	@echo "make test    build, then run every test"
+	@echo "make differential SEEDS=1000  compare more random requests with Debian's etcd"
 	@echo "make verify  format, lints, documentation, tidiness: changes nothing"
 	@echo "make fix     format and mend what can be mended by itself"
 	@echo "make restart measure restarts of one and of three members with a million keys"
@@ -31,13 +32,21 @@ build: setup
 demo: build
 	$(BIN) demo
 
-test: setup
+test: setup foreign
 	@scripts/announce-build
 	$(CARGO) test --locked --workspace
 
 restart: build
 	$(CARGO) run --locked -p quorate-tests --example restart -- 1
 	$(CARGO) run --locked -p quorate-tests --example restart -- 3
+
+# etcd and the clients that the conformance tests run, beside what is built.
+foreign:
+	@scripts/foreign-clients $(CARGO_TARGET_DIR)/foreign-clients
+
+SEEDS ?= 1000
+differential: build foreign
+	QUORATE_SEEDS=$(SEEDS) $(CARGO) test --locked -p quorate-tests --test differential -- --nocapture as_etcd_does
 
 verify: setup
 	@scripts/announce-build

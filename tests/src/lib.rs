@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod cluster;
+pub mod etcd;
 pub mod load;
 pub mod netns;
 pub mod process;
