@@ -36,9 +36,11 @@ test: setup foreign
 	@scripts/announce-build
 	$(CARGO) test --locked --workspace
 
+# Of the whole workspace, as for the tests: for a single package everything would be compiled with other features again.
 restart: build
-	$(CARGO) run --locked -p quorate-tests --example restart -- 1
-	$(CARGO) run --locked -p quorate-tests --example restart -- 3
+	$(CARGO) build --locked --workspace --examples
+	$(CARGO_TARGET_DIR)/debug/examples/restart 1
+	$(CARGO_TARGET_DIR)/debug/examples/restart 3
 
 # etcd and the clients that the conformance tests run, beside what is built.
 foreign:
@@ -46,7 +48,7 @@ foreign:
 
 SEEDS ?= 1000
 differential: build foreign
-	QUORATE_SEEDS=$(SEEDS) $(CARGO) test --locked -p quorate-tests --test differential -- --nocapture as_etcd_does
+	QUORATE_SEEDS=$(SEEDS) $(CARGO) test --locked --workspace --test differential -- --nocapture as_etcd_does
 
 verify: setup
 	@scripts/announce-build

@@ -1,7 +1,7 @@
 //! Measures restarts with many keys: how long until each member answers a linearizable read, and what memory it takes,
 //! after a clean stop and after kill -9 in the middle of a load.
 //!
-//! `cargo run -p quorate-tests --example restart -- [members] [keys] [bytes of a value]`; build the workspace first.
+//! `make restart`, or `target/debug/examples/restart [members] [keys] [bytes of a value]` once the workspace is built.
 //!
 //! Invariants:
 //! - Numbers are printed, only correctness is asserted.
