@@ -36,8 +36,11 @@ pub(crate) fn version<R: Read>(read: &R, key: &Key, revision: Revision) -> Resul
 
 /// The version that `meta` of `c` describes, which must be there.
 pub(crate) fn value_of<R: Read>(read: &R, key: &Key, meta: &Meta) -> Result<KeyValue, Fault> {
-    version(read, key, meta.mod_revision)?
-        .ok_or_else(|| Fault::Corrupt(format!("key {key} has no version at its revision {}", meta.mod_revision)))
+    version(read, key, meta.mod_revision)?.ok_or_else(|| no_version(key, meta))
+}
+
+fn no_version(key: &Key, meta: &Meta) -> Fault {
+    Fault::Corrupt(format!("key {key} has no version at its revision {}", meta.mod_revision))
 }
 
 /// The newest version.
@@ -120,6 +123,55 @@ pub(crate) fn scan_current<R: Read>(
     Ok(cursor.status()?)
 }
 
+/// Visits the newest version of each key of the bounds with its value, until `visit` says false.
+///
+/// `h` is the shorter way while keys have little history: their versions lie side by side. Where history is long, old
+/// versions lie between the newest ones, and the values are fetched by what `c` says.
+pub(crate) fn scan_newest<R: Read>(
+    read: &R,
+    (start, end): &Bounds,
+    mut visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let (revision, with_values) = (NEWEST, true);
+    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, seeks: 0, visit: &mut visit };
+    match scan.ascend(&(start.clone(), end.clone()), SEEKS_MAX)? {
+        Some(next) => fetch_newest(read, (next, end.clone()), visit),
+        None => Ok(()),
+    }
+}
+
+/// The same by way of `c`.
+fn fetch_newest<R: Read>(
+    read: &R,
+    mut bounds: Bounds,
+    mut visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    // Few at first: the visitor may have enough soon.
+    let mut at_once = FETCHED_AT_FIRST;
+    loop {
+        let mut found: Vec<(Key, Meta)> = Vec::with_capacity(at_once);
+        scan_current(read, &bounds, false, |key, meta| {
+            found.push((key, meta));
+            Ok(found.len() < at_once)
+        })?;
+        let Some((last, _)) = found.last() else { return Ok(()) };
+        bounds.0 = [last.as_bytes(), b"\0"].concat().into();
+        let is_last = found.len() < at_once;
+        at_once = FETCHED_AT_ONCE_MAX.min(at_once * 2);
+        let stored: Vec<_> = found.iter().map(|(key, meta)| keys::history(key.as_bytes(), meta.mod_revision)).collect();
+        for ((key, meta), stored) in found.into_iter().zip(read.multi_get(&stored)?) {
+            let version = stored.as_ref().map(records::read_version).transpose()?.flatten();
+            let Some((meta, value)) = version else { return Err(no_version(&key, &meta)) };
+            if !visit(KeyValue { key, value, meta })? {
+                return Ok(());
+            }
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
 /// Visits each key of the bounds that lives as of `revision`, until `visit` says false.
 /// The value is left out unless asked for.
 pub(crate) fn scan_history<R: Read>(
@@ -129,8 +181,8 @@ pub(crate) fn scan_history<R: Read>(
     with_values: bool,
     visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
-    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, visit };
-    scan.ascend(bounds)
+    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, seeks: 0, visit };
+    scan.ascend(bounds, usize::MAX).map(drop)
 }
 
 /// The same from the last key to the first.
@@ -141,7 +193,7 @@ pub(crate) fn scan_history_back<R: Read>(
     with_values: bool,
     visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
-    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, visit };
+    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, seeks: 0, visit };
     scan.descend(bounds)
 }
 
@@ -149,19 +201,26 @@ struct HistoryScan<C, V> {
     cursor: C,
     revision: Revision,
     with_values: bool,
+    /// How often a seek had to pass over old versions.
+    seeks: usize,
     visit: V,
 }
 
 /// So many old versions are stepped over one by one before a seek is cheaper.
 const STEPS_BEFORE_SEEK: usize = 3;
+/// After so many seeks over old versions, the newest ones are fetched by way of `c`.
+const SEEKS_MAX: usize = 4;
+const FETCHED_AT_FIRST: usize = 8;
+const FETCHED_AT_ONCE_MAX: usize = 64;
 
 impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
-    fn ascend(&mut self, (start, end): &Bounds) -> Result<(), Fault> {
+    /// Gives the key from which on another way is shorter, after so many seeks over old versions.
+    fn ascend(&mut self, (start, end): &Bounds, seeks_max: usize) -> Result<Option<Bytes>, Fault> {
         let end = end_in_history(end.as_ref());
         self.cursor.seek(&keys::history_from(start));
         while let Some((stored_key, _)) = self.cursor.entry() {
             if stored_key >= &end[..] {
-                return Ok(());
+                return Ok(None);
             }
             let (key, found) = keys::split_history(stored_key)?;
             if found > self.revision {
@@ -169,11 +228,16 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
                 continue;
             }
             if !self.visit_here(&key)? {
-                return Ok(());
+                return Ok(None);
             }
             self.skip_rest_of(&key);
+            if self.seeks >= seeks_max {
+                cov_mark::hit!(range_over_long_history);
+                return Ok(Some([&key[..], b"\0"].concat().into()));
+            }
         }
-        Ok(self.cursor.status()?)
+        self.cursor.status()?;
+        Ok(None)
     }
 
     fn descend(&mut self, (start, end): &Bounds) -> Result<(), Fault> {
@@ -220,6 +284,7 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
                 return;
             }
         }
+        self.seeks += 1;
         self.cursor.seek(&keys::history_after(key));
     }
 }
@@ -283,6 +348,8 @@ fn scan<R: Read>(
         scan_current(read, bounds, query.descending, |key, meta| take(KeyValue { key, value: Bytes::new(), meta }))
     } else if query.descending {
         scan_history_back(read, bounds, revision, !query.keys_only, take)
+    } else if revision == NEWEST {
+        scan_newest(read, bounds, take)
     } else {
         scan_history(read, bounds, revision, !query.keys_only, take)
     }

@@ -77,6 +77,7 @@ marks! {
     delete_of_a_put_key, digest_mark_stored, duplicate_put, empty_range_as_missing_key, existence_has_no_order, expect_failed, key_created,
     lease_exists, not_a_path, not_empty, own_lease_becomes_shared, own_lease_ends_with_its_key, parent_missing,
     past_list_prefix_directory, purge_drops_records, purge_step_is_full, put_keep_value_of_missing_key,
+    range_over_long_history,
     put_with_lease_of_another_key, put_with_missing_lease, revoke_missing_lease, revoke_passes_over_missing_lease,
     sequence_name_taken, too_many_changes, tree_child_stays, tree_child_was_there, tree_directory_appears,
     tree_directory_vanishes, ttl_out_of_bounds, txn_reads_compacted, txn_reads_future, txn_rolled_back,
