@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use quorate_proto::v1::{Header, ReadOptions};
 use quorate_proto::{MemberId, Revision};
 use quorate_state::command::{Command, Envelope, Principal, RequestId};
@@ -24,7 +25,7 @@ use crate::consensus::Consensus;
 use crate::error::ConsensusError;
 use crate::store_rocks::RocksStore;
 use crate::tasks::Tasks;
-use crate::watch::Hub;
+use crate::watch::{ConsensusHistory, Hub, OnContactLoss, Pumps, Session};
 
 /// A view of this member's store.
 pub type StoreView<'a> = View<<RocksStore as Store>::Snapshot<'a>>;
@@ -53,6 +54,7 @@ pub struct Rooms {
     /// The table of tasks.
     pub tasks: Tasks,
     ids: RequestIds,
+    pumps: Pumps,
     closing: watch::Sender<bool>,
 }
 
@@ -96,6 +98,7 @@ impl Rooms {
             election_timeout,
             tasks,
             ids: RequestIds::default(),
+            pumps: Pumps::default(),
             closing: watch::Sender::new(false),
         }
     }
@@ -103,6 +106,18 @@ impl Rooms {
     /// Asks all streams to end, so that connections can be closed.
     pub fn close(&self) {
         self.closing.send_replace(true);
+    }
+
+    /// The watches of a new stream, which is served on the runtime that this is called on.
+    pub fn watches(&self, on_contact_loss: OnContactLoss) -> Session {
+        let history = Arc::new(ConsensusHistory(Arc::clone(&self.consensus)));
+        Session::new(Arc::clone(&self.hub), history, on_contact_loss).woken_by(self.pumps.here(&self.tasks))
+    }
+
+    /// Completes when streams are to end; to be kept and polled again and again, which costs less than to ask anew.
+    pub fn until_closing(self: &Arc<Self>) -> BoxFuture<'static, ()> {
+        let rooms = Arc::clone(self);
+        Box::pin(async move { rooms.closing().await })
     }
 
     /// Completes when streams are to end.

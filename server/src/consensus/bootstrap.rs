@@ -14,6 +14,7 @@ use quorate_proto::peer::{HelloRequest, HelloResponse};
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_client::ClusterClient;
 use quorate_proto::{ClusterId, MemberId};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -368,12 +369,10 @@ pub async fn heed_removal(
     data_dir: Arc<DataDir>,
     tasks: Tasks,
 ) -> Result<(), String> {
-    let (mut seen, mut told) = (consensus.removed(), local.removed());
     tokio::select! {
         biased;
         () = tasks.stopped() => return Ok(()),
-        seen = seen.wait_for(|removed| *removed) => drop(seen),
-        told = told.wait_for(|removed| *removed) => drop(told),
+        () = removal(consensus.removed(), local.removed()) => {}
     }
     if tasks.is_stopping() {
         return Ok(());
@@ -383,4 +382,48 @@ pub async fn heed_removal(
         "member {} was removed from its cluster and stops; to bring it back, empty its directory and start it with --join",
         local.id()
     ))
+}
+
+/// Completes when one of them says that this member was removed. Who would say so may end, with a disk that failed for
+/// example: that is no removal.
+async fn removal(seen: watch::Receiver<bool>, told: watch::Receiver<bool>) {
+    tokio::select! {
+        () = said(seen) => {}
+        () = said(told) => {}
+    }
+}
+
+async fn said(mut by: watch::Receiver<bool>) {
+    if by.wait_for(|removed| *removed).await.map(drop).is_err() {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// A member whose disk was full noted that it was removed, and did not start again: the observer had ended with
+    /// Raft, and its end was taken for its word.
+    #[tokio::test]
+    async fn the_end_of_who_would_tell_is_no_removal() {
+        let (seen, told) = (watch::Sender::new(false), watch::Sender::new(false));
+        let mut waiting = Box::pin(removal(seen.subscribe(), told.subscribe()));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(seen);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(told);
+        assert!(waiting.as_mut().now_or_never().is_none());
+
+        for first in [true, false] {
+            let (seen, told) = (watch::Sender::new(false), watch::Sender::new(false));
+            let waiting = removal(seen.subscribe(), told.subscribe());
+            let (teller, other) = if first { (seen, told) } else { (told, seen) };
+            drop(other);
+            teller.send_replace(true);
+            waiting.await;
+        }
+    }
 }

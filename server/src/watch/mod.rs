@@ -18,6 +18,7 @@ mod index;
 mod interest;
 mod listeners;
 mod notice;
+mod pump;
 mod ranges;
 mod session;
 mod watcher;
@@ -28,6 +29,7 @@ pub use hub::Hub;
 pub use interest::{Interest, Scope};
 pub use listeners::{LeaseListener, Listeners};
 pub use notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
+pub use pump::{Pump, Pumps};
 pub use session::Session;
 pub use window::Published;
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::catch_up::{Chunk, History};
 use super::hub::{Hub, Taken};
 use super::notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
+use super::pump::Pump;
 use super::watcher::{Mailbox, Watcher};
 use super::window::Published;
 use crate::error::ConsensusError;
@@ -109,6 +110,14 @@ impl Session {
             on_contact_loss,
             contact_lost,
         }
+    }
+
+    /// Has the session woken from within its runtime. Before any watch is created.
+    #[must_use]
+    pub fn woken_by(mut self, pump: Arc<Pump>) -> Self {
+        assert!(self.watches.is_empty(), "watches know the mailbox that they were created with");
+        self.mailbox = Arc::new(Mailbox::woken_by(Some(pump)));
+        self
     }
 
     /// Whether a watch has this tag.

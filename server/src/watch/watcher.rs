@@ -13,6 +13,7 @@ use quorate_proto::Revision;
 use tokio::sync::Notify;
 
 use super::interest::Interest;
+use super::pump::Pump;
 
 /// How many changes may wait for one watch: 64 KiB of places.
 pub const PLACES_MAX: usize = 4096;
@@ -117,25 +118,56 @@ impl Queue {
 }
 
 /// Where the watches of one session say that there is something for them.
+///
+/// Who fills it when it was empty wakes the session: by the pump of its runtime, if it has one.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    tags: Mutex<VecDeque<u64>>,
+    tags: Mutex<Tags>,
+    pump: Option<Arc<Pump>>,
     notify: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Tags {
+    waiting: VecDeque<u64>,
+    /// The session was woken and has not seen the mailbox empty since.
+    told: bool,
+}
+
 impl Mailbox {
+    /// For a session of the pump's runtime.
+    pub fn woken_by(pump: Option<Arc<Pump>>) -> Self {
+        Self { pump, ..Self::default() }
+    }
+
     /// Adds a watch at the end.
-    pub fn put(&self, tag: u64) {
-        self.tags.lock().push_back(tag);
+    pub fn put(self: &Arc<Self>, tag: u64) {
+        let was_told = {
+            let mut tags = self.tags.lock();
+            tags.waiting.push_back(tag);
+            std::mem::replace(&mut tags.told, true)
+        };
+        match &self.pump {
+            _ if was_told => {}
+            Some(pump) => pump.add(Arc::clone(self)),
+            None => self.wake_session(),
+        }
+    }
+
+    /// Wakes the session, best from within its runtime.
+    pub fn wake_session(&self) {
         self.notify.notify_one();
     }
 
-    /// The first watch, if any.
+    /// The first watch, if any. Ask until there is none before waiting for more.
     pub fn pop(&self) -> Option<u64> {
-        self.tags.lock().pop_front()
+        let mut tags = self.tags.lock();
+        let first = tags.waiting.pop_front();
+        tags.told = first.is_some();
+        first
     }
 
-    /// Completes after something was put in; look with [`Mailbox::pop`] first.
+    /// Completes after something was put into the empty mailbox; look with [`Mailbox::pop`] first.
     pub async fn filled(&self) {
         self.notify.notified().await;
     }

@@ -185,7 +185,7 @@ async fn disks_that_fill_recover_by_deletes_and_compaction_alone_again_and_again
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_under_one_member_ends_it_and_the_cluster_goes_on() {
-    let Some(disks) = Tmpfs::mount_many(3, 512) else { return };
+    let Some(disks) = Tmpfs::mount_many(3, 2048) else { return };
     // The reserve is small, so that the disk fails before growth is refused.
     let mut cluster = Cluster::prepare(3, &["--disk-reserve-bytes", "1048576"]).await;
     for (place, disk) in cluster.places.iter_mut().zip(&disks) {

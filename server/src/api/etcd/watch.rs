@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::Stream;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::etcdserverpb::watch_request::RequestUnion;
@@ -24,7 +25,7 @@ use super::errors::{self, Refused};
 use super::{events, has_leader, header, wants_leader};
 use crate::api::limits::ETCD_WATCHES_MAX;
 use crate::api::rooms::Rooms;
-use crate::watch::{ConsensusHistory, Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec};
+use crate::watch::{Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec};
 
 /// Stands for no watch, or for all of a stream.
 const NO_WATCH: i64 = -1;
@@ -44,9 +45,9 @@ impl Watch for WatchDoor {
         if needs_leader && !has_leader(&self.0) {
             return Err(errors::NO_LEADER.into());
         }
-        let history = Arc::new(ConsensusHistory(Arc::clone(&self.0.consensus)));
         let watches = Watches {
-            session: Session::new(Arc::clone(&self.0.hub), history, OnContactLoss::Wait),
+            session: self.0.watches(OnContactLoss::Wait),
+            closing: self.0.until_closing(),
             contact_lost: needs_leader.then(|| self.0.hub.contact_lost()),
             rooms: Arc::clone(&self.0),
             requests: Some(request.into_inner()),
@@ -74,6 +75,7 @@ struct Open {
 /// The watches of one stream. The session's tag of a watch is its id, taken as unsigned.
 struct Watches {
     session: Session,
+    closing: BoxFuture<'static, ()>,
     contact_lost: Option<watch::Receiver<bool>>,
     rooms: Arc<Rooms>,
     requests: Option<Streaming<pb::WatchRequest>>,
@@ -84,7 +86,6 @@ struct Watches {
 
 impl Watches {
     async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
-        let rooms = Arc::clone(&self.rooms);
         loop {
             if let Some(response) = self.outbox.pop_front() {
                 return Some(Ok(response));
@@ -94,7 +95,7 @@ impl Watches {
             }
             tokio::select! {
                 biased;
-                () = rooms.closing() => return Some(Err(errors::STOPPED.into())),
+                () = &mut self.closing => return Some(Err(errors::STOPPED.into())),
                 () = cut_off(self.contact_lost.as_mut()) => return Some(Err(errors::NO_LEADER.into())),
                 message = next_request(&mut self.requests), if self.requests.is_some() => match message {
                     Ok(Some(request)) => self.request(request),

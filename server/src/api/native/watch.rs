@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::Stream;
 use prost::Message as _;
 use quorate_proto::v1;
@@ -23,9 +24,7 @@ use crate::api::errors::Refusal;
 use crate::api::limits::{DEADLINE_DEFAULT, FRAGMENT_BYTES_MAX, PROGRESS_INTERVAL_MIN, WATCHES_MAX};
 use crate::api::rooms::Rooms;
 use crate::api::{convert, deadline, validate};
-use crate::watch::{
-    ConsensusHistory, Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec,
-};
+use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec};
 
 /// The service.
 pub struct WatchDoor(pub Arc<Rooms>);
@@ -38,9 +37,9 @@ impl Watch for WatchDoor {
         &self,
         request: Request<Streaming<v1::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let history = Arc::new(ConsensusHistory(Arc::clone(&self.0.consensus)));
         let watches = Watches {
-            session: Session::new(Arc::clone(&self.0.hub), history, OnContactLoss::End),
+            session: self.0.watches(OnContactLoss::End),
+            closing: self.0.until_closing(),
             rooms: Arc::clone(&self.0),
             requests: Some(request.into_inner()),
             outbox: VecDeque::new(),
@@ -58,6 +57,7 @@ impl Watch for WatchDoor {
 /// The watches of one stream.
 struct Watches {
     session: Session,
+    closing: BoxFuture<'static, ()>,
     rooms: Arc<Rooms>,
     requests: Option<Streaming<v1::WatchRequest>>,
     outbox: VecDeque<v1::WatchResponse>,
@@ -65,7 +65,6 @@ struct Watches {
 
 impl Watches {
     async fn next(&mut self) -> Option<Result<v1::WatchResponse, Status>> {
-        let rooms = Arc::clone(&self.rooms);
         loop {
             if let Some(response) = self.outbox.pop_front() {
                 return Some(Ok(response));
@@ -75,7 +74,7 @@ impl Watches {
             }
             tokio::select! {
                 biased;
-                () = rooms.closing() => return Some(Err(Refusal::shutting_down().into())),
+                () = &mut self.closing => return Some(Err(Refusal::shutting_down().into())),
                 message = next_request(&mut self.requests), if self.requests.is_some() => match message {
                     Ok(Some(request)) => self.request(request),
                     Ok(None) => self.requests = None,
