@@ -37,6 +37,9 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// For what was accepted to be answered when stopping.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// For a failed part to tell its reason.
+const REASON_PATIENCE: Duration = Duration::from_secs(1);
+
 /// For everything to end when a member is dropped.
 const CUT_OFF_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -136,7 +139,9 @@ impl Server {
         tokio::select! {
             biased;
             reason = failure(&core.tasks) => return Err(StartError::Failed(reason)),
-            done = come_in => done?,
+            done = come_in => if let Err(error) = done {
+                return Err(root_of(error, &core.tasks).await);
+            }
         }
 
         let jobs = LeaderJobs { consensus: Arc::clone(&consensus), lessor, retention: config.auto_compaction };
@@ -185,6 +190,17 @@ impl Server {
         self.core.tasks.stop();
         self.core.tasks.ended().await;
         tracing::info!(id = %self.id, "stopped");
+    }
+}
+
+/// Who waited for a part that failed may hear of its end before its reason is told.
+async fn root_of(error: StartError, tasks: &Tasks) -> StartError {
+    match error {
+        StartError::Recovery(_) | StartError::Bootstrap(BootstrapError::Consensus(_)) => {
+            let reason = tokio::time::timeout(REASON_PATIENCE, failure(tasks)).await;
+            reason.map_or(error, StartError::Failed)
+        }
+        error => error,
     }
 }
 

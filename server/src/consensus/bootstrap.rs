@@ -395,7 +395,7 @@ async fn removal(seen: watch::Receiver<bool>, told: watch::Receiver<bool>) {
 
 async fn said(mut by: watch::Receiver<bool>) {
     if by.wait_for(|removed| *removed).await.map(drop).is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -112,7 +112,10 @@ impl Session {
         }
     }
 
-    /// Has the session woken from within its runtime. Before any watch is created.
+    /// Has the session woken from within its runtime.
+    ///
+    /// # Panics
+    /// When a watch was created before.
     #[must_use]
     pub fn woken_by(mut self, pump: Arc<Pump>) -> Self {
         assert!(self.watches.is_empty(), "watches know the mailbox that they were created with");
