@@ -15,6 +15,7 @@ mod limits;
 pub mod native;
 mod request_ids;
 mod rooms;
+mod streams;
 mod validate;
 mod validate_txn;
 

@@ -33,9 +33,6 @@ use crate::tasks::{Task, Tasks};
 
 /// A learner so close to the end of the log has caught up: the rest arrives within a round or two.
 const LAG_ENTRIES_MAX: u64 = 32;
-/// Between two looks at who answers.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
-
 /// Between two looks at who leads.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -337,8 +334,9 @@ impl Consensus {
     async fn check_quorum_without(&self, id: MemberId, left: &[u64]) -> Result<(), ConsensusError> {
         let recent = Duration::from_millis(self.raft().config().election_timeout_max) * 2;
         let until = Instant::now() + recent;
+        let mut watched = self.raft().metrics();
         loop {
-            let metrics = self.raft().metrics().borrow_watched().clone();
+            let metrics = watched.borrow_and_update().clone();
             let silent: Vec<u64> =
                 left.iter().copied().filter(|voter| !is_reachable(&metrics, *voter, recent)).collect();
             if left.len() - silent.len() > left.len() / 2 {
@@ -352,7 +350,10 @@ impl Consensus {
                     silent.join(", ")
                 )));
             }
-            tokio::time::sleep(LOOK_PAUSE).await;
+            // Word of a member changes them.
+            if matches!(tokio::time::timeout_at(until, watched.changed()).await, Ok(Err(_))) {
+                return Err(no_leader("this member is stopping"));
+            }
         }
     }
 

@@ -7,9 +7,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use futures::TryFutureExt as _;
+use futures::stream::Stream;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::etcdserverpb::lease_server::Lease;
 use quorate_proto::{Key, LeaseId};
@@ -20,8 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::errors::{self, Refused};
 use super::{has_leader, header, same_header, told, unary, wants_leader};
-use crate::api::limits::{DEADLINE_DEFAULT, KEEP_ALIVES_MAX, TTL_MS_MAX};
+use crate::api::limits::{DEADLINE_DEFAULT, TTL_MS_MAX};
 use crate::api::rooms::{Rooms, Weight, odd};
+use crate::api::streams::keep_alives;
 use crate::api::{deadline, validate};
 
 /// Shorter times are raised to this one, in seconds.
@@ -137,44 +137,6 @@ fn granted_s(ms: u64) -> i64 {
     seconds(ms).max(1)
 }
 
-/// The keep-alives of one stream. An error ends it: the client goes on at another member.
-struct KeepAlives {
-    rooms: Arc<Rooms>,
-    requests: Option<Streaming<pb::LeaseKeepAliveRequest>>,
-    under_way: FuturesUnordered<BoxFuture<'static, Result<pb::LeaseKeepAliveResponse, Refused>>>,
-}
-
-impl KeepAlives {
-    async fn next(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
-        let rooms = Arc::clone(&self.rooms);
-        loop {
-            let room = self.requests.is_some() && self.under_way.len() < KEEP_ALIVES_MAX;
-            tokio::select! {
-                biased;
-                Some(answer) = self.under_way.next(), if !self.under_way.is_empty() => {
-                    return Some(answer.map_err(Status::from));
-                }
-                message = next_request(&mut self.requests), if room => match message {
-                    Ok(Some(request)) => self.under_way.push(keep_alive(Arc::clone(&self.rooms), request).boxed()),
-                    Ok(None) => self.requests = None,
-                    Err(status) => return Some(Err(status)),
-                },
-                () = rooms.closing(), if self.requests.is_some() => return Some(Err(errors::STOPPED.into())),
-                else => return None,
-            }
-        }
-    }
-}
-
-async fn next_request(
-    requests: &mut Option<Streaming<pb::LeaseKeepAliveRequest>>,
-) -> Result<Option<pb::LeaseKeepAliveRequest>, Status> {
-    match requests {
-        Some(requests) => requests.message().await,
-        None => std::future::pending().await,
-    }
-}
-
 #[tonic::async_trait]
 impl Lease for LeaseDoor {
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
@@ -200,18 +162,9 @@ impl Lease for LeaseDoor {
         if wants_leader(request.metadata()) && !has_leader(&self.0) {
             return Err(errors::NO_LEADER.into());
         }
-        let alive = KeepAlives {
-            rooms: Arc::clone(&self.0),
-            requests: Some(request.into_inner()),
-            under_way: FuturesUnordered::new(),
-        };
-        let answers = futures::stream::unfold(Some(alive), |alive| async move {
-            let mut alive = alive?;
-            let answer = alive.next().await?;
-            let alive = answer.is_ok().then_some(alive);
-            Some((answer, alive))
-        });
-        Ok(Response::new(Box::pin(answers)))
+        let rooms = Arc::clone(&self.0);
+        let renew = move |request| keep_alive(Arc::clone(&rooms), request).map_err(Status::from);
+        Ok(Response::new(keep_alives(&self.0, request.into_inner(), errors::STOPPED.into(), renew)))
     }
 
     async fn lease_time_to_live(

@@ -25,6 +25,7 @@ use super::errors::{self, Refused};
 use super::{events, has_leader, header, wants_leader};
 use crate::api::limits::ETCD_WATCHES_MAX;
 use crate::api::rooms::Rooms;
+use crate::api::streams::next_request;
 use crate::watch::{Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec};
 
 /// Stands for no watch, or for all of a stream.
@@ -228,13 +229,6 @@ fn tag(id: i64) -> u64 {
 
 fn id(tag: u64) -> i64 {
     tag.cast_signed()
-}
-
-async fn next_request(requests: &mut Option<Streaming<pb::WatchRequest>>) -> Result<Option<pb::WatchRequest>, Status> {
-    match requests {
-        Some(requests) => requests.message().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Completes when contact with the leader is lost, for those who asked.

@@ -23,6 +23,7 @@ use crate::api::deadline;
 use crate::api::errors::Refusal;
 use crate::api::limits::{BATCH_ANSWER_BYTES_MAX, BATCH_ITEMS_MAX, DEADLINE_DEFAULT};
 use crate::api::rooms::Rooms;
+use crate::api::streams::next_request;
 
 /// The service.
 pub struct BatchDoor(pub Arc<Rooms>);
@@ -36,6 +37,7 @@ impl Batch for BatchDoor {
         request: Request<Streaming<v1::BatchRequest>>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let pipeline = Pipeline {
+            closing: self.0.until_closing(),
             rooms: Arc::clone(&self.0),
             requests: Some(request.into_inner()),
             under_way: FuturesUnordered::new(),
@@ -49,6 +51,7 @@ impl Batch for BatchDoor {
 }
 
 struct Pipeline {
+    closing: BoxFuture<'static, ()>,
     rooms: Arc<Rooms>,
     /// `None` once the client has ended its side.
     requests: Option<Streaming<v1::BatchRequest>>,
@@ -58,7 +61,6 @@ struct Pipeline {
 impl Pipeline {
     /// The answers that are ready; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Result<v1::BatchResponse, Status>> {
-        let rooms = Arc::clone(&self.rooms);
         loop {
             let room = self.under_way.len() < BATCH_ITEMS_MAX;
             tokio::select! {
@@ -67,7 +69,7 @@ impl Pipeline {
                     return Some(Ok(self.gather(first)));
                 }
                 // What is under way is answered first; what was not read yet is not begun.
-                () = rooms.closing(), if self.requests.is_some() => self.requests = None,
+                () = &mut self.closing, if self.requests.is_some() => self.requests = None,
                 message = next_request(&mut self.requests), if room && self.requests.is_some() => match message {
                     Ok(Some(message)) => self.begin(message),
                     Ok(None) => self.requests = None,
@@ -94,13 +96,6 @@ impl Pipeline {
             answers.push(answer);
         }
         v1::BatchResponse { answers }
-    }
-}
-
-async fn next_request(requests: &mut Option<Streaming<v1::BatchRequest>>) -> Result<Option<v1::BatchRequest>, Status> {
-    match requests {
-        Some(requests) => requests.message().await,
-        None => std::future::pending().await,
     }
 }
 

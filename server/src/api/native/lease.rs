@@ -6,9 +6,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use futures::TryFutureExt as _;
+use futures::stream::Stream;
 use quorate_proto::v1;
 use quorate_proto::v1::lease_server::Lease;
 use quorate_proto::{LeaseId, Revision};
@@ -18,8 +17,9 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::errors::Refusal;
-use crate::api::limits::{DEADLINE_DEFAULT, KEEP_ALIVES_MAX, LEASE_KEYS_MAX, LEASES_MAX};
+use crate::api::limits::{DEADLINE_DEFAULT, LEASE_KEYS_MAX, LEASES_MAX};
 use crate::api::rooms::{Rooms, Weight, odd};
+use crate::api::streams::keep_alives;
 use crate::api::{convert, deadline, validate};
 
 /// The service.
@@ -93,46 +93,6 @@ async fn keep_alive(rooms: Arc<Rooms>, request: v1::KeepAliveRequest) -> Result<
     Ok(v1::KeepAliveResponse { header: Some(rooms.header(revision)), lease_id: lease.get(), ttl_ms })
 }
 
-/// The keep-alives of one stream. An error ends it: the client goes on at another member.
-struct KeepAlives {
-    rooms: Arc<Rooms>,
-    requests: Option<Streaming<v1::KeepAliveRequest>>,
-    under_way: FuturesUnordered<BoxFuture<'static, Result<v1::KeepAliveResponse, Refusal>>>,
-}
-
-impl KeepAlives {
-    async fn next(&mut self) -> Option<Result<v1::KeepAliveResponse, Status>> {
-        let rooms = Arc::clone(&self.rooms);
-        loop {
-            let room = self.requests.is_some() && self.under_way.len() < KEEP_ALIVES_MAX;
-            tokio::select! {
-                biased;
-                Some(answer) = self.under_way.next(), if !self.under_way.is_empty() => {
-                    return Some(answer.map_err(Status::from));
-                }
-                message = next_request(&mut self.requests), if room => match message {
-                    Ok(Some(request)) => self.under_way.push(keep_alive(Arc::clone(&self.rooms), request).boxed()),
-                    Ok(None) => self.requests = None,
-                    Err(status) => return Some(Err(status)),
-                },
-                () = rooms.closing(), if self.requests.is_some() => {
-                    return Some(Err(Refusal::shutting_down().into()));
-                }
-                else => return None,
-            }
-        }
-    }
-}
-
-async fn next_request(
-    requests: &mut Option<Streaming<v1::KeepAliveRequest>>,
-) -> Result<Option<v1::KeepAliveRequest>, Status> {
-    match requests {
-        Some(requests) => requests.message().await,
-        None => std::future::pending().await,
-    }
-}
-
 #[tonic::async_trait]
 impl Lease for LeaseDoor {
     type KeepAliveStream = Pin<Box<dyn Stream<Item = Result<v1::KeepAliveResponse, Status>> + Send>>;
@@ -151,18 +111,9 @@ impl Lease for LeaseDoor {
         &self,
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        let alive = KeepAlives {
-            rooms: Arc::clone(&self.0),
-            requests: Some(request.into_inner()),
-            under_way: FuturesUnordered::new(),
-        };
-        let answers = futures::stream::unfold(Some(alive), |alive| async move {
-            let mut alive = alive?;
-            let answer = alive.next().await?;
-            let alive = answer.is_ok().then_some(alive);
-            Some((answer, alive))
-        });
-        Ok(Response::new(Box::pin(answers)))
+        let rooms = Arc::clone(&self.0);
+        let renew = move |request| keep_alive(Arc::clone(&rooms), request).map_err(Status::from);
+        Ok(Response::new(keep_alives(&self.0, request.into_inner(), Refusal::shutting_down().into(), renew)))
     }
 
     async fn time_to_live(

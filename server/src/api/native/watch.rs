@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::errors::Refusal;
 use crate::api::limits::{DEADLINE_DEFAULT, FRAGMENT_BYTES_MAX, PROGRESS_INTERVAL_MIN, WATCHES_MAX};
 use crate::api::rooms::Rooms;
+use crate::api::streams::next_request;
 use crate::api::{convert, deadline, validate};
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec};
 
@@ -154,13 +155,6 @@ impl Watches {
 
     fn response(&self, tag: u64, revision: Revision) -> v1::WatchResponse {
         v1::WatchResponse { watch_id: tag, header: Some(self.rooms.header(revision)), ..v1::WatchResponse::default() }
-    }
-}
-
-async fn next_request(requests: &mut Option<Streaming<v1::WatchRequest>>) -> Result<Option<v1::WatchRequest>, Status> {
-    match requests {
-        Some(requests) => requests.message().await,
-        None => std::future::pending().await,
     }
 }
 
