@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod archive;
+mod authority;
 pub mod config;
 pub mod consensus;
 pub mod data_dir;

@@ -173,6 +173,8 @@ fn begin_anew(dir: &DataDir, store: &RocksStore, log: &RocksLogDisk, node: Node)
     let member = dir.identity().member;
     // First: should this be broken off, no member of the old cluster listens to what is left, and it can be repeated.
     dir.begin_cluster()?;
+    // Snapshots of the old cluster name its members, and what they have is in the store.
+    clear(&dir.snapshots())?;
     let nodes = BTreeMap::from([(member.get(), node)]);
     let membership = Membership::new(vec![BTreeSet::from([member.get()])], nodes)
         .map_err(|error| Fault::Corrupt(error.to_string()))?;
@@ -182,11 +184,20 @@ fn begin_anew(dir: &DataDir, store: &RocksStore, log: &RocksLogDisk, node: Node)
     )?;
     store.flush(true)?;
     continue_log(log, &rebased)?;
-    // Snapshots of the old cluster name its members.
-    for item in fs::read_dir(dir.snapshots())? {
-        fs::remove_dir_all(item?.path())?;
-    }
     Ok(Restored { member, revision: rebased.revision, leases: rebased.leases })
+}
+
+/// Removes all that a directory has: a snapshot is a directory with a file beside it.
+fn clear(directory: &Path) -> io::Result<()> {
+    for item in fs::read_dir(directory)? {
+        let item = item?;
+        if item.file_type()?.is_dir() {
+            fs::remove_dir_all(item.path())?;
+        } else {
+            fs::remove_file(item.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn continue_log(log: &RocksLogDisk, rebased: &Rebased) -> Result<(), RestoreError> {

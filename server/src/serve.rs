@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::authority::LenientSocket;
 use crate::socket::GatheringSocket;
 use crate::tasks::{Task, Tasks};
 
@@ -239,8 +240,8 @@ async fn serve_connection(
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let connection =
-        builder.serve_connection(TokioIo::new(GatheringSocket::new(stream)), TowerToHyperService::new(routes));
+    let socket = GatheringSocket::new(LenientSocket::new(stream));
+    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
     let mut connection = std::pin::pin!(connection);
     let until = tokio::select! {
         biased;

@@ -6,11 +6,15 @@ mod peer_support;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use peer_support::*;
+use quorate_proto::peer::Frame;
+use quorate_proto::peer::peer_client::PeerClient;
 use quorate_server::config::Start;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::error::ConsensusError;
 use tokio::time::Instant;
+use tonic::{Code, Request};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_begins_only_when_all_listed_members_are_there() {
@@ -290,4 +294,32 @@ async fn digest_a_member_that_differs_from_the_majority_steps_out() {
     let reason = peers[wrong].failed().await;
     assert!(reason.contains("2048") && reason.contains("join again"), "{reason}");
     peers[(wrong + 1) % 3].put("/b", "1").await.unwrap();
+}
+
+/// The follower used to end the stream without a word, and the leader opened it again at once, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_cannot_be_read_is_refused_and_the_member_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let peers = three(&root).await;
+    let lead = leader(&peers).await;
+    let to = &peers[(lead + 1) % 3];
+    let cluster = to.belongs().await.unwrap();
+    let mut client = PeerClient::connect(format!("http://{}", to.members_at)).await.unwrap();
+    for body in [&b""[..], b"\xff\xff", b"\x01\x07 neither this"] {
+        let mut request = Request::new(futures::stream::iter([Frame { body: Bytes::from_static(body) }]));
+        let marks = [
+            ("quorate-cluster-id", cluster.get()),
+            ("quorate-from", peers[lead].id().get()),
+            ("quorate-to", to.id().get()),
+            ("quorate-membership-index", 1),
+        ];
+        for (name, value) in marks {
+            request.metadata_mut().insert(name, format!("{value:016x}").parse().unwrap());
+        }
+        let mut answers = client.append(request).await.unwrap().into_inner();
+        let refusal = tokio::time::timeout(Duration::from_secs(5), answers.message()).await.expect("it is told");
+        assert_eq!(refusal.unwrap_err().code(), Code::InvalidArgument, "{body:?}");
+    }
+    peers[lead].put("/a", "1").await.unwrap();
+    assert_eq!(to.value("/a").await.as_deref(), Some("1"));
 }

@@ -18,7 +18,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    // Not what it was when this was compiled: a target directory may serve several checkouts.
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo")).join(name)
 }
 
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {

@@ -15,7 +15,9 @@ const LINES_MAX: usize = 500;
 const CODE: [&str; 8] = ["proto", "state", "server", "client", "cli", "tests", "bench", "examples"];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    // Not what it was when this was compiled: a target directory may serve several checkouts.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
+    Path::new(&package).parent().unwrap().to_path_buf()
 }
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -134,6 +134,21 @@ equal "the list has what clients connect to" "$members" \
 listed = {url for one in json.load(sys.stdin)["members"] for url in one["clientURLs"]}
 print(len(listed & {"http://" + one for one in os.environ["ENDPOINTS"].split(",")}))')"
 equal "versions are three numbers" "$members" "$(etcdctl endpoint status | grep -cE ', [0-9]+\.[0-9]+\.[0-9]+, ')"
+# Endpoints with a scheme, as etcd's own pages write them, and as the list of members has them.
+urls="http://${ENDPOINTS//,/,http://}"
+equal "a put to a URL" OK "$(ETCDCTL_ENDPOINTS="$urls" etcdctl put /by/url 1)"
+equal "a get from a URL with a path" "$(lines /by/url 1)" "$(ETCDCTL_ENDPOINTS="${urls%%,*}/" etcdctl get /by/url)"
+equal "all members of the list are healthy" "$members" "$(etcdctl endpoint health --cluster 2>&1 | grep -c 'is healthy')"
+equal "all members of the list have a status" "$members" "$(etcdctl endpoint status --cluster 2>&1 | grep -c ', 3.6.0, ')"
+ETCDCTL_ENDPOINTS="$urls" etcdctl watch --rev "$(revision)" /by/watch >"$work/url" 2>&1 &
+url_watch=$!
+for i in $(seq 100); do ETCDCTL_ENDPOINTS="$urls" etcdctl put "/by/many/$i" "$i" >/dev/null; done
+equal "many puts by URL" 100 "$(ETCDCTL_ENDPOINTS="$urls" etcdctl get --prefix /by/many/ -w json | field '["count"]')"
+ETCDCTL_ENDPOINTS="$urls" etcdctl put /by/watch 1 >/dev/null
+until_lines "$work/url" 3
+kill "$url_watch"
+equal "a watch by URL" "$(lines PUT /by/watch 1)" "$(cat "$work/url")"
+
 etcdctl put /last 1 >/dev/null
 equal "equal contents" 1 \
     "$(etcdctl endpoint hashkv --rev "$(revision)" -w json | python3 -c 'import json, sys; print(len({one["HashKV"]["hash"] for one in json.load(sys.stdin)}))')"

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use quorate::ClientBuilder;
+use quorate::{ClientBuilder, Reason};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::load::{Load, progress};
+use quorate_tests::wait::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_killed_in_a_loop_lose_no_acknowledged_write_and_apply_none_twice() {
@@ -171,4 +172,32 @@ async fn a_busy_member_causes_no_election() {
         let now = cluster.status(i).await.unwrap().header.unwrap().raft_term;
         assert_eq!(now, term, "member {i} saw an election although nothing failed");
     }
+}
+
+/// The leader compacts by age without being asked, and the next leader goes on with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_history_is_compacted_without_being_asked_under_each_leader() {
+    let mut cluster = Cluster::start_with(3, &["--compact-age-s", "1"]).await;
+    let client = cluster.client().await;
+    for round in 0..2 {
+        let old = client.put("/a", "old").await.unwrap().header.revision;
+        let new = client.put("/a", "new").await.unwrap().header.revision;
+        assert_eq!(client.get("/a").at(old).await.unwrap().kv.unwrap().value, "old", "not at once");
+        until("the old value to be compacted", || async {
+            match client.get("/a").at(old).await {
+                Err(error) if error.reason() == Some(Reason::Compacted) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(client.get("/a").at(new).await.unwrap().kv.unwrap().value, "new", "what is in force stays readable");
+        if round == 0 {
+            let leader = cluster.wait_for_leader().await;
+            cluster.kill(leader);
+            cluster.wait_for_leader().await;
+            cluster.run(leader);
+        }
+    }
+    cluster.wait_for_leader().await;
+    cluster.assert_same_digests().await;
 }

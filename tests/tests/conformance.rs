@@ -24,7 +24,9 @@ use tokio::process::Command;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
+    // Not what it was when this was compiled: a target directory may serve several checkouts.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
+    Path::new(&package).parent().expect("the workspace").to_path_buf()
 }
 
 /// Where the libraries of foreign clients are: beside what was built.

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use quorate_proto::MemberId;
@@ -54,6 +55,17 @@ pub enum Target {
 /// The task.
 pub struct Barrier {
     queue: mpsc::Receiver<(Target, Answer)>,
+    confirm: Box<dyn Confirm>,
+}
+
+/// Who makes the rounds.
+trait Confirm: Send + Sync {
+    /// One quorum round, begun now.
+    fn round(&self, target: Target) -> BoxFuture<'_, Result<Round, ConsensusError>>;
+}
+
+/// Rounds of Raft, here or through whoever leads.
+struct RaftRounds {
     raft: Raft,
     peers: Arc<dyn Peers>,
 }
@@ -61,8 +73,12 @@ pub struct Barrier {
 impl BarrierHandle {
     /// The handle and its task.
     pub fn new(raft: Raft, peers: Arc<dyn Peers>) -> (Self, Barrier) {
+        Self::over(Box::new(RaftRounds { raft, peers }))
+    }
+
+    fn over(confirm: Box<dyn Confirm>) -> (Self, Barrier) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        (Self { queue: sender }, Barrier { queue, raft, peers })
+        (Self { queue: sender }, Barrier { queue, confirm })
     }
 
     /// A round that starts after this call.
@@ -111,22 +127,29 @@ impl Barrier {
 
     async fn round(&self, target: Target) -> Result<Round, ConsensusError> {
         let deadline = Instant::now() + ROUND_MAX;
-        let round = async {
-            match target {
-                Target::Here => self.round_here().await,
-                Target::At(leader) => {
-                    let read_index = self.peers.barrier(leader, deadline).await?;
-                    Ok(Round { term: 0, read_index })
-                }
-            }
-        };
-        match tokio::time::timeout_at(deadline, round).await {
+        match tokio::time::timeout_at(deadline, self.confirm.round(target)).await {
             // The round's own deadline, not the callers': they may wait for another round.
             Err(_) | Ok(Err(ConsensusError::Deadline { .. })) => {
                 Err(no_quorum("the leader got no answer from a quorum".to_owned()))
             }
             Ok(result) => result,
         }
+    }
+}
+
+impl Confirm for RaftRounds {
+    fn round(&self, target: Target) -> BoxFuture<'_, Result<Round, ConsensusError>> {
+        match target {
+            Target::Here => Box::pin(self.round_here()),
+            Target::At(leader) => Box::pin(self.round_at(leader)),
+        }
+    }
+}
+
+impl RaftRounds {
+    async fn round_at(&self, leader: MemberId) -> Result<Round, ConsensusError> {
+        let read_index = self.peers.barrier(leader, Instant::now() + ROUND_MAX).await?;
+        Ok(Round { term: 0, read_index })
     }
 
     async fn round_here(&self) -> Result<Round, ConsensusError> {
@@ -156,5 +179,126 @@ fn answer_all(group: Vec<Answer>, result: &Result<Round, ConsensusError>) {
     for answer in group {
         // The caller may be gone.
         let _ = answer.send(result.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use parking_lot::Mutex;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// Rounds that end when the test says so, each with what was committed when it began.
+    #[derive(Clone, Default)]
+    struct Held {
+        committed: Arc<Mutex<u64>>,
+        begun: Arc<Mutex<VecDeque<Begun>>>,
+    }
+
+    /// Whom it asks, and what ends it.
+    type Begun = (Target, oneshot::Sender<()>);
+
+    impl Confirm for Held {
+        fn round(&self, target: Target) -> BoxFuture<'_, Result<Round, ConsensusError>> {
+            let (end, ended) = oneshot::channel();
+            let read_index = *self.committed.lock();
+            self.begun.lock().push_back((target, end));
+            Box::pin(async move {
+                ended.await.expect("the test ends it");
+                Ok(Round { term: 1, read_index })
+            })
+        }
+    }
+
+    impl Held {
+        /// The next round that has begun, once one has.
+        async fn next(&self) -> Begun {
+            loop {
+                if let Some(begun) = self.begun.lock().pop_front() {
+                    return begun;
+                }
+                yield_now().await;
+            }
+        }
+    }
+
+    fn ask(handle: &BarrierHandle, target: Target) -> tokio::task::JoinHandle<Result<Round, ConsensusError>> {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.round(target, Instant::now() + Duration::from_mins(1)).await })
+    }
+
+    async fn index(asked: tokio::task::JoinHandle<Result<Round, ConsensusError>>) -> u64 {
+        asked.await.expect("it ends").expect("it is confirmed").read_index
+    }
+
+    fn running(held: &Held) -> BarrierHandle {
+        let (handle, barrier) = BarrierHandle::over(Box::new(held.clone()));
+        tokio::spawn(barrier.run(Tasks::default()));
+        handle
+    }
+
+    /// Whoever asks while a round is under way may have seen a write that the round does not cover.
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_while_a_round_is_under_way_waits_for_the_next() {
+        let held = Held::default();
+        let handle = running(&held);
+        let before = ask(&handle, Target::Here);
+        let (_, end) = held.next().await;
+
+        *held.committed.lock() = 7;
+        let late: Vec<_> = (0..3).map(|_| ask(&handle, Target::Here)).collect();
+        yield_now().await;
+        end.send(()).expect("the round waits");
+        assert_eq!(index(before).await, 0);
+
+        let (_, end) = held.next().await;
+        assert!(late.iter().all(|asked| !asked.is_finished()), "the round before does not serve them");
+        *held.committed.lock() = 9;
+        end.send(()).expect("the round waits");
+        for asked in late {
+            assert_eq!(index(asked).await, 7, "one round, begun after they asked, serves all three");
+        }
+        assert!(held.begun.lock().is_empty());
+    }
+
+    /// The same where leadership moves meanwhile: callers who queue for one leader are not served by another's round.
+    #[tokio::test(start_paused = true)]
+    async fn each_target_has_its_round() {
+        let held = Held::default();
+        let handle = running(&held);
+        let first = ask(&handle, Target::Here);
+        let (_, end) = held.next().await;
+        let leader = Target::At(MemberId::new(2).expect("not zero"));
+        let (here, there) = (ask(&handle, Target::Here), ask(&handle, leader));
+        yield_now().await;
+        end.send(()).expect("the round waits");
+        first.await.expect("it ends").expect("it is confirmed");
+
+        let (target, end) = held.next().await;
+        assert_eq!(target, Target::Here);
+        end.send(()).expect("the round waits");
+        here.await.expect("it ends").expect("it is confirmed");
+        assert!(!there.is_finished());
+        let (target, end) = held.next().await;
+        assert_eq!(target, leader);
+        end.send(()).expect("the round waits");
+        there.await.expect("it ends").expect("it is confirmed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_without_an_answer_fails_as_not_done_and_the_next_begins() {
+        let held = Held::default();
+        let handle = running(&held);
+        let lost = ask(&handle, Target::Here);
+        let (_, _never) = held.next().await;
+        let next = ask(&handle, Target::Here);
+        let error = lost.await.expect("it ends").unwrap_err();
+        assert!(matches!(error, ConsensusError::NoQuorum { happened: Happened::No, .. }), "{error}");
+        let (_, end) = held.next().await;
+        end.send(()).expect("the round waits");
+        assert_eq!(index(next).await, 0);
     }
 }
