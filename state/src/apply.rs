@@ -15,10 +15,8 @@ use crate::digest::{self, Digest, DigestMark};
 use crate::draft::Draft;
 use crate::outcome::{Change, ChangeKind, Changes, Fault, LeaseChange, Outcome, RevisionChanges};
 use crate::store::{Read, Store};
+use crate::versions::STATE_VERSION;
 use crate::view;
-
-/// The highest version of apply's behaviour that this program knows.
-pub const STATE_VERSION: u32 = 1;
 
 /// Where an entry stands in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +87,11 @@ impl<S: Store> Machine<S> {
     /// The store.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    /// Version of apply's behaviour in force.
+    pub fn state_version(&self) -> u32 {
+        self.head.state_version
     }
 
     /// Position of the last applied entry, and position and bytes of the last membership.

@@ -89,6 +89,8 @@ pub enum Command {
     },
     /// Raise the version of apply's behaviour; a lower one is passed over.
     SetStateVersion(u32),
+    /// Every member hashes its whole content as it is after this entry, for comparison. Changes nothing.
+    Scrub,
 }
 
 /// Why a lease ends.

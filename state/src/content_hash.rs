@@ -11,12 +11,25 @@ use quorate_proto::{LeaseId, Revision};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::codec::{keys, records};
-use crate::outcome::Fault;
+use crate::outcome::{Fault, Meta};
 use crate::store::{Cursor, Read};
 
 /// Of all versions at or below `revision` that may still be read when the mark stands at `compacted`.
 pub(crate) fn of<R: Read>(read: &R, revision: Revision, compacted: Revision) -> Result<u64, Fault> {
     let mut hash = Xxh3::new();
+    visit_readable(read, revision, compacted, |_| true, |key, found, version| take(&mut hash, key, found, version))?;
+    Ok(hash.digest())
+}
+
+/// Visits those versions, `None` for a deletion, in order of key and then newest first. `go_on` is asked at each stored
+/// version, with its bytes, also at those that are passed over; once it says no, the answer is false.
+pub(crate) fn visit_readable<R: Read>(
+    read: &R,
+    revision: Revision,
+    compacted: Revision,
+    mut go_on: impl FnMut(usize) -> bool,
+    mut visit: impl FnMut(&[u8], Revision, Option<&(Meta, Bytes)>),
+) -> Result<bool, Fault> {
     let mut cursor = read.cursor(false);
     cursor.seek(&[keys::table::HISTORY]);
     // The key whose version at or below the mark was taken: its older ones may be purged.
@@ -25,13 +38,16 @@ pub(crate) fn of<R: Read>(read: &R, revision: Revision, compacted: Revision) -> 
         if stored_key.first() != Some(&keys::table::HISTORY) {
             break;
         }
+        if !go_on(stored_key.len() + stored.len()) {
+            return Ok(false);
+        }
         let (key, found) = keys::split_history(stored_key)?;
         let passed_over = found > revision || settled.as_ref() == Some(&key);
         if !passed_over {
             let version = records::copy_version(stored)?;
             let below_mark = found <= compacted;
             if !below_mark || version.is_some() {
-                take(&mut hash, &key, found, version.as_ref());
+                visit(&key, found, version.as_ref());
             }
             if below_mark {
                 settled = Some(key);
@@ -40,10 +56,10 @@ pub(crate) fn of<R: Read>(read: &R, revision: Revision, compacted: Revision) -> 
         cursor.next();
     }
     cursor.status()?;
-    Ok(hash.digest())
+    Ok(true)
 }
 
-fn take(hash: &mut Xxh3, key: &[u8], revision: Revision, version: Option<&(crate::outcome::Meta, Bytes)>) {
+fn take(hash: &mut Xxh3, key: &[u8], revision: Revision, version: Option<&(Meta, Bytes)>) {
     let length = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes();
     hash.update(&length(key));
     hash.update(key);

@@ -302,6 +302,7 @@ fn kind_of(command: &Command) -> u8 {
         Command::LeaseCheckpoint(_) => 7,
         Command::Compact { .. } => 8,
         Command::SetStateVersion(_) => 9,
+        Command::Scrub => 10,
     }
 }
 

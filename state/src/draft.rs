@@ -15,6 +15,7 @@ use crate::history;
 use crate::outcome::{Change, ChangeKind, DeleteDone, Done, Fault, LeaseChange, Meta, PutDone, Rejection};
 use crate::store::{Overlay, Read, StoreError};
 use crate::txn::Touched;
+use crate::versions::{self, STATE_VERSION};
 use crate::{leases, tree};
 
 /// Why a decision ended early.
@@ -106,6 +107,12 @@ impl<'s, S: Read> Draft<'s, S> {
 
     /// Decides a command: done or rejected.
     pub(crate) fn decide(&mut self, command: &Command) -> Result<Result<Done, Rejection>, Fault> {
+        let (since, in_force) = (versions::since(command), self.head.state_version);
+        if since > in_force {
+            cov_mark::hit!(command_above_version);
+            let reason = format!("the command is of state version {since}, in force is {in_force}");
+            return Ok(Err(Rejection::Invalid(reason)));
+        }
         let done = match command {
             Command::Put(put) => self.put(put).map(Done::Put),
             Command::Delete(delete) => self.delete(delete).map(Done::Delete),
@@ -122,6 +129,7 @@ impl<'s, S: Read> Draft<'s, S> {
                 self.compact(*revision, *only_forward).map(|()| Done::Compact)
             }
             Command::SetStateVersion(version) => self.set_state_version(*version).map(Done::StateVersion),
+            Command::Scrub => Ok(Done::Scrub),
         };
         match done {
             Ok(done) => Ok(Ok(done)),
@@ -318,8 +326,8 @@ impl<'s, S: Read> Draft<'s, S> {
     }
 
     fn set_state_version(&mut self, version: u32) -> Result<u32, Stop> {
-        if version > crate::apply::STATE_VERSION {
-            return Err(Fault::NewerFormat { found: version, known: crate::apply::STATE_VERSION }.into());
+        if version > STATE_VERSION {
+            return Err(Fault::NewerFormat { found: version, known: STATE_VERSION }.into());
         }
         if version > self.head.state_version {
             self.head.state_version = version;

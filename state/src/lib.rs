@@ -21,9 +21,11 @@ mod list;
 pub mod outcome;
 mod refine;
 pub mod restore;
+pub mod scrub;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tree;
 mod txn;
+pub mod versions;
 pub mod view;

@@ -51,6 +51,8 @@ pub enum Done {
     Compact,
     /// The version in force.
     StateVersion(u32),
+    /// The content is to be hashed as it is after this entry.
+    Scrub,
 }
 
 /// Answer of a put.

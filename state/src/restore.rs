@@ -12,6 +12,7 @@ use crate::apply::{LogPosition, check_format};
 use crate::codec::{keys, records};
 use crate::digest::{self, Digest};
 use crate::outcome::Fault;
+use crate::scrub;
 use crate::store::{Cursor, Store, WriteBatch};
 use crate::view::LeaseRecord;
 
@@ -48,6 +49,9 @@ pub fn rebase<S: Store>(store: &S, options: &RebaseOptions) -> Result<Rebased, F
     let leases = refresh_leases(store, &mut batch)?;
     for mark in digest::marks(store)? {
         batch.delete(keys::digest(mark.index));
+    }
+    for mark in scrub::marks(store)? {
+        batch.delete(keys::scrub(mark.index));
     }
     let mut digest = Digest::new(head.digest, applied.index);
     digest.compacted(head.revision);

@@ -58,7 +58,7 @@ impl From<crate::codec::DecodeError> for ReadError {
 #[derive(Debug)]
 pub struct View<R> {
     pub(crate) read: R,
-    head: records::Head,
+    pub(crate) head: records::Head,
 }
 
 /// How much there is.

@@ -73,7 +73,7 @@ macro_rules! marks {
 }
 
 marks! {
-    checkpoint_passes_over_missing_lease, compact_below_mark, compact_in_future, copy_destination_exists,
+    checkpoint_passes_over_missing_lease, command_above_version, compact_below_mark, compact_in_future, copy_destination_exists,
     copy_of_nothing, copy_overlap, dedup_acknowledged, dedup_expired, dedup_forgets, dedup_replayed, dedup_reused,
     delete_of_a_put_key, digest_mark_stored, duplicate_put, empty_range_as_missing_key, existence_has_no_order, expect_failed, key_created,
     lease_exists, not_a_path, not_empty, own_lease_becomes_shared, own_lease_ends_with_its_key, parent_missing,

@@ -138,7 +138,8 @@ pub fn grows(command: &Command) -> bool {
         | Command::LeaseRevoke { .. }
         | Command::LeaseCheckpoint(_)
         | Command::Compact { .. }
-        | Command::SetStateVersion(_) => false,
+        | Command::SetStateVersion(_)
+        | Command::Scrub => false,
     }
 }
 

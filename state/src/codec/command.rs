@@ -131,6 +131,7 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             out.push(9);
             put_u64(out, u64::from(*version));
         }
+        Command::Scrub => out.push(11),
     }
 }
 
@@ -155,6 +156,7 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
         8 => Command::Compact { revision: read_asked(reader)?, only_forward: false },
         9 => Command::SetStateVersion(reader.u32()?),
         10 => Command::Compact { revision: read_asked(reader)?, only_forward: true },
+        11 => Command::Scrub,
         found => return Err(DecodeError::UnknownKind { what: "a command", found }),
     })
 }

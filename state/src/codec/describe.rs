@@ -62,6 +62,7 @@ fn readable_key(key: &[u8]) -> Result<String, DecodeError> {
             format!("a {} {}", keys::split_lease(key)?, text(user))
         }
         table::SINGLETON if key.starts_with(keys::DIGEST_PREFIX) => format!("s digest {}", keys::split_digest(key)?),
+        table::SINGLETON if key.starts_with(keys::SCRUB_PREFIX) => format!("s scrub {}", keys::split_scrub(key)?),
         table::SINGLETON => format!("s {}", text(rest)),
         found => return Err(DecodeError::UnknownKind { what: "a table", found }),
     })
@@ -181,5 +182,6 @@ fn singleton_text(key: &[u8], value: &[u8]) -> Result<String, DecodeError> {
         ));
     }
     let number = records::read_number(value)?;
-    Ok(if key.starts_with(keys::DIGEST_PREFIX) { format!("{number:016x}") } else { number.to_string() })
+    let is_hash = key.starts_with(keys::DIGEST_PREFIX) || key.starts_with(keys::SCRUB_PREFIX);
+    Ok(if is_hash { format!("{number:016x}") } else { number.to_string() })
 }

@@ -37,6 +37,8 @@ pub(crate) const HEAD: &[u8] = b"shead";
 pub(crate) const MEMBERSHIP: &[u8] = b"smembership";
 pub(crate) const PURGED: &[u8] = b"spurged";
 pub(crate) const DIGEST_PREFIX: &[u8] = b"sdigest/";
+/// With the number of the scrub's definition.
+pub(crate) const SCRUB_PREFIX: &[u8] = b"sscrub1/";
 
 fn with_prefix(table: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + rest.len());
@@ -175,6 +177,16 @@ pub(crate) fn split_digest(stored: &[u8]) -> Result<u64, DecodeError> {
     number.map(u64::from_be_bytes).ok_or(DecodeError::Invalid("a digest key"))
 }
 
+pub(crate) fn scrub(log_index: u64) -> Vec<u8> {
+    [SCRUB_PREFIX, &log_index.to_be_bytes()].concat()
+}
+
+/// Takes the key of a scrub's mark apart.
+pub(crate) fn split_scrub(stored: &[u8]) -> Result<u64, DecodeError> {
+    let number = stored.strip_prefix(SCRUB_PREFIX).and_then(|rest| rest.try_into().ok());
+    number.map(u64::from_be_bytes).ok_or(DecodeError::Invalid("a scrub key"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,5 +225,6 @@ mod tests {
         assert_eq!(directory(b"/"), *b"d/");
         assert_eq!(attached(LeaseId::new(1).unwrap(), b"k"), *b"a\x80\0\0\0\0\0\0\x01k");
         assert_eq!(digest(1024), *b"sdigest/\0\0\0\0\0\0\x04\0");
+        assert_eq!(scrub(1027), *b"sscrub1/\0\0\0\0\0\0\x04\x03");
     }
 }

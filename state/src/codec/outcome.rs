@@ -84,6 +84,7 @@ fn put_done(out: &mut Vec<u8>, done: &Done) {
             out.push(9);
             put_u64(out, u64::from(*version));
         }
+        Done::Scrub => out.push(10),
     }
 }
 
@@ -98,6 +99,7 @@ fn read_done(reader: &mut Reader<'_>, kind: u8) -> Result<Done, DecodeError> {
         7 => Done::LeaseCheckpoint,
         8 => Done::Compact,
         9 => Done::StateVersion(reader.u32()?),
+        10 => Done::Scrub,
         found => return Err(DecodeError::UnknownKind { what: "an outcome", found }),
     })
 }

@@ -360,7 +360,7 @@ impl Default for Head {
             forgotten_index: 0,
             window_revision: Revision::FIRST,
             compacted: Revision::ZERO,
-            state_version: 1,
+            state_version: crate::versions::FIRST,
         }
     }
 }

@@ -105,6 +105,7 @@ fn golden_commands() {
     golden_command(Command::Compact { revision: Revision(7), only_forward: false }, "080e");
     golden_command(Command::Compact { revision: Revision(7), only_forward: true }, "0a0e");
     golden_command(Command::SetStateVersion(1), "0901");
+    golden_command(Command::Scrub, "0b");
 }
 
 #[test]
@@ -189,6 +190,7 @@ fn golden_outcomes() {
     golden_outcome(Ok(Done::LeaseCheckpoint), "07");
     golden_outcome(Ok(Done::Compact), "08");
     golden_outcome(Ok(Done::StateVersion(1)), "0901");
+    golden_outcome(Ok(Done::Scrub), "0a");
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub fn check_history<S: Store>(history: &History, window_indexes: u64, store: S)
         }
         if number % 3 == 2 {
             purge_at_most(&store, 3).expect("a healthy store");
+            same("scrubs, purged here and not there", scrub(&store), scrub(&single_store));
         }
         if number % 4 == 3 {
             check_now(&store, &model);
@@ -87,6 +88,7 @@ pub fn check_history<S: Store>(history: &History, window_indexes: u64, store: S)
         check_now(&store, &model);
     }
     check_now(&store, &model);
+    same("scrubs, purged here and not there", scrub(&store), scrub(&single_store));
     let reopened = open_with_window(&store, window_indexes, usize::MAX).expect("the store opens again");
     same("requests after purging", reopened.dump_requests(), grouped.dump_requests());
     check_rebased(&single_store.clone(), &model);
@@ -98,6 +100,11 @@ pub fn check_history<S: Store>(history: &History, window_indexes: u64, store: S)
             None => assert!(matches!(key.first(), Some(b'h' | b'r')), "purging removed {}", key.escape_ascii()),
         }
     }
+}
+
+fn scrub<S: Store>(store: &S) -> u64 {
+    let view = View::new(store.snapshot()).expect("a view");
+    view.scrub(|_| true).expect("a readable store").expect("it went on to the end").digest
 }
 
 /// A restored store has the same keys, far ahead, with everything before compacted.

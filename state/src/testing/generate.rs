@@ -230,7 +230,8 @@ fn command() -> impl Strategy<Value = Command> {
         1 => vec((lease(), option::of(0u64..9000)), 0..3).prop_map(Command::LeaseCheckpoint),
         2 => (revision(), any::<bool>())
             .prop_map(|(revision, only_forward)| Command::Compact { revision, only_forward }),
-        1 => (0u32..2).prop_map(Command::SetStateVersion),
+        1 => (0u32..3).prop_map(Command::SetStateVersion),
+        1 => Just(Command::Scrub),
     ]
 }
 

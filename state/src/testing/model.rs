@@ -31,6 +31,8 @@ pub struct State {
     pub stamp_ms: i64,
     /// Compaction mark.
     pub compacted: Revision,
+    /// Version in force.
+    pub version: u32,
 }
 
 /// Whether a child is a key, and a directory.
@@ -77,7 +79,7 @@ struct Remembered {
 impl Model {
     /// An empty store that remembers the requests of so many log entries.
     pub fn new(window_indexes: u64) -> Self {
-        let state = State { revision: Revision::FIRST, ..State::default() };
+        let state = State { revision: Revision::FIRST, version: 1, ..State::default() };
         let past = BTreeMap::from([(Revision::FIRST, BTreeMap::new())]);
         Self { state, past, changes: BTreeMap::new(), requests: Vec::new(), forgotten_index: 0, window_indexes }
     }
@@ -88,12 +90,13 @@ impl Model {
         let mut applied = Applied { changes: Changes { log_index: index, ..Changes::default() }, ..Applied::default() };
         if let Payload::Batch(batch) = &entry.payload {
             self.state.stamp_ms = self.state.stamp_ms.max(batch.stamp_ms);
-            let mark = self.state.compacted;
+            let (mark, version) = (self.state.compacted, self.state.version);
             for envelope in &batch.commands {
                 let outcome = self.command(index, envelope, &mut applied);
                 applied.outcomes.push(outcome);
             }
             applied.compacted = Some(self.state.compacted).filter(|now| *now != mark);
+            applied.state_version = Some(self.state.version).filter(|now| *now != version);
         }
         while let Some(oldest) = self.requests.first() {
             if oldest.index + self.window_indexes > index {

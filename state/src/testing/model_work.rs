@@ -162,7 +162,12 @@ impl<'p> Work<'p> {
                 self.state.compacted = asked;
                 Done::Compact
             }
-            Command::SetStateVersion(_) => Done::StateVersion(1),
+            Command::SetStateVersion(version) => {
+                self.state.version = self.state.version.max(*version);
+                Done::StateVersion(self.state.version)
+            }
+            Command::Scrub if self.state.version < 2 => return Err(Rejection::Invalid(String::new())),
+            Command::Scrub => Done::Scrub,
         })
     }
 

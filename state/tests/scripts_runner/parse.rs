@@ -6,7 +6,7 @@
 //! txn [if COMPARE , COMPARE] then OP ; OP [else OP ; OP]      OP is range, put, delete… or ( txn … )
 //! COMPARE: version|create|mod|lease|value SPAN [or-missing] =|!=|>|< X, or exists|missing|exists> SPAN; SPAN is KEY or START..END
 //! copy FROM TO [keep] [limit=N] | move …     grant ID MS     revoke ID… | expire ID…     checkpoint ID=MS|ID=-
-//! compact N [forward]     version N
+//! compact N [forward]     version N     scrub
 //! ```
 //! `client/sequence[/lowest[/seen]]@` before a command gives it a request id; `&&` joins commands to one entry.
 
@@ -254,7 +254,8 @@ fn op(words: &mut Words) -> TxnOp {
 /// `None` when the first word is no command.
 pub fn command(words: &mut Words) -> Option<Command> {
     let name = words.peek()?.clone();
-    let known = "put delete delete-tree delete-range txn copy move grant revoke expire checkpoint compact version";
+    let known =
+        "put delete delete-tree delete-range txn copy move grant revoke expire checkpoint compact version scrub";
     if !known.split(' ').any(|known| known == name) {
         return None;
     }
@@ -292,6 +293,7 @@ pub fn command(words: &mut Words) -> Option<Command> {
             only_forward: words.next_if(|word| word == "forward").is_some(),
         },
         "version" => Command::SetStateVersion(number(&words.next().unwrap())),
+        "scrub" => Command::Scrub,
         _ => {
             let span = span(&name, words);
             Command::Delete(delete(span, words))

@@ -71,6 +71,7 @@ fn done(done: &Done) -> String {
         Done::LeaseCheckpoint => "noted".into(),
         Done::Compact => "compacted".into(),
         Done::StateVersion(version) => format!("state version {version}"),
+        Done::Scrub => "to be scrubbed".into(),
     }
 }
 

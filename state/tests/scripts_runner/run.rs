@@ -3,7 +3,7 @@
 //! ```text
 //! get KEY [at=N]   range|range-tree … (options of a query)   list DIR [after=NAME] [limit=N] [at=N] [values]   stat PATH
 //! leases   lease ID   changes N [bytes=N]   stored [TABLE]   purge   reopen   stamp MS   blank N   window INDEXES BYTES
-//! read TXN (one that only reads)   hash [N]
+//! read TXN (one that only reads)   hash [N]   scrubbed
 //! members TEXT   rebase STEP   fill PREFIX N (N puts in one entry, answers not shown)   wrote COMMAND
 //! ```
 
@@ -162,11 +162,15 @@ impl Session {
                 let at = words.next().map(|word| Revision(number(&word)));
                 writeln!(out, "{:016x}", view.content_hash(at)?).unwrap();
             }
+            "scrubbed" => {
+                let mark = view.scrub(|_| true)?.unwrap();
+                writeln!(out, "{:016x} at index {}", mark.digest, mark.index).unwrap();
+            }
             "list" => return list(&view, words),
             "stat" => out = stat(&view, &bytes(&words.next().unwrap()))?,
             "leases" => {
                 for (id, record) in view.leases(None, usize::MAX)? {
-                    let keys = view.lease_keys(id, usize::MAX)?;
+                    let keys = view.lease_keys(id, None, usize::MAX)?;
                     writeln!(out, "{}: {record:?} {keys:?}", id.get()).unwrap();
                 }
             }
