@@ -105,14 +105,15 @@ impl Client {
         Ok(Members::of(answer.header, answer.members, answer.leader_id))
     }
 
-    /// Adds a learner. (A new member does this itself when it is started with `--join`.)
+    /// Adds a learner whose program knows state versions up to this one; one that does not know the cluster's is
+    /// refused. (A new member does this itself when it is started with `--join`.)
     ///
     /// ```no_run
     /// # async fn example(client: quorate::Client, member: quorate::Member) -> quorate::Result<()> {
-    /// let members = client.member_add(member).await?;
+    /// let members = client.member_add(member, 2).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn member_add(&self, member: Member) -> Result<Members> {
+    pub async fn member_add(&self, member: Member, state_version_max: u32) -> Result<Members> {
         let member = v1::Member {
             id: member.id.map_or(0, MemberId::get),
             name: member.name,
@@ -120,7 +121,8 @@ impl Client {
             client_address: member.client_address,
             learner: true,
         };
-        let answer = self.run(v1::MemberAddRequest { member: Some(member) }, patient()).await?;
+        let request = v1::MemberAddRequest { member: Some(member), state_version_max };
+        let answer = self.run(request, patient()).await?;
         Ok(Members::of(answer.header, answer.members, 0))
     }
 

@@ -116,6 +116,8 @@ pub enum Reason {
     TooLarge,
     /// A change of membership was refused.
     Membership,
+    /// Not all members know what was asked for: upgrade them first.
+    StateVersion,
     /// A fault inside the member.
     Internal,
     /// The member does not know this call.
@@ -405,7 +407,8 @@ fn refusal_kind(refusal: &Refusal) -> ErrorKind {
         | Reason::KeyNotFound
         | Reason::Precondition
         | Reason::TooLarge
-        | Reason::Membership => ErrorKind::FixRequest,
+        | Reason::Membership
+        | Reason::StateVersion => ErrorKind::FixRequest,
         Reason::LeaseNotFound => ErrorKind::Reacquire,
         Reason::NoQuorum
         | Reason::Overloaded

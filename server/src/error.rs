@@ -74,6 +74,17 @@ pub enum ConsensusError {
         /// Bound.
         bytes_max: usize,
     },
+    /// A command that not all members may know.
+    #[error(
+        "the command needs state version {needed}, the cluster is at {in_force}: upgrade all members first, then it rises \
+         by itself (quorate status shows the members)"
+    )]
+    StateVersion {
+        /// Of the command.
+        needed: u32,
+        /// Of the cluster.
+        in_force: u32,
+    },
     /// A change of membership was refused.
     #[error("{reason}")]
     Membership {
@@ -93,6 +104,7 @@ impl ConsensusError {
             | Self::DiskSpace { .. }
             | Self::ShuttingDown
             | Self::TooLarge { .. }
+            | Self::StateVersion { .. }
             | Self::Membership { .. } => Happened::No,
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::{ClusterId, MemberId, Revision};
+use quorate_state::versions::STATE_VERSION;
 use rocksdb::Cache;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -238,6 +239,7 @@ async fn assemble(
         cache: Cache::new_lru_cache(config.cache_bytes),
         disk_reserve_bytes: config.disk_reserve_bytes,
         snapshot_rules: SnapshotRules { every_bytes: config.snapshot_log_bytes, ..SnapshotRules::default() },
+        state_version_max: STATE_VERSION,
     };
     Ok((assembly.start().await?, peer_address))
 }

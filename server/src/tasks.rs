@@ -98,6 +98,10 @@ table! {
     Checkpointer,   "q-checkpt",   "leader",    EndsMember;
     /// Compacts history by age or revisions while leading.
     Compactor,      "q-compact",   "leader",    EndsMember;
+    /// Hashes the whole content, slowly. A thread; an error is damage.
+    Scrubber,       "q-scrub",     "consensus", EndsMember;
+    /// Raises the state version while leading.
+    StateVersion,   "q-version",   "consensus", EndsMember;
     /// Compares digests between members.
     DigestCompare,  "q-digest",    "consensus", EndsMember;
 }

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use peer_support::*;
 use quorate_proto::peer::Frame;
 use quorate_proto::peer::peer_client::PeerClient;
+use quorate_proto::{LeaseId, Revision};
 use quorate_server::config::Start;
 use quorate_server::consensus::snapshotter::SnapshotRules;
-use quorate_server::error::ConsensusError;
+use quorate_server::error::{ConsensusError, Happened};
+use quorate_state::command::{Command, Delete, Expect, Span};
+use quorate_state::compaction::{Purge, purge_step};
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
@@ -322,4 +325,141 @@ async fn an_append_that_cannot_be_read_is_refused_and_the_member_goes_on() {
     }
     peers[lead].put("/a", "1").await.unwrap();
     assert_eq!(to.value("/a").await.as_deref(), Some("1"));
+}
+
+/// A scrub at all members: its log index, and the hash of each.
+async fn scrub(peers: &[Peer]) -> (u64, Vec<u64>) {
+    let asked = peers[0].consensus().propose(bare(Command::Scrub), soon()).await.unwrap();
+    let hashes = futures::future::join_all(peers.iter().map(|peer| peer.scrubbed(asked.log_index))).await;
+    (asked.log_index, hashes)
+}
+
+/// Three members with overwrites, deletes, a lease, remembered requests and a compaction behind them.
+async fn three_with_a_past(root: &tempfile::TempDir) -> Vec<Peer> {
+    let peers = three(root).await;
+    let lease = LeaseId::new(7).unwrap();
+    let key = |text: &str| quorate_proto::Key::new(text.to_owned()).unwrap();
+    let delete = Delete {
+        span: Span::Key(key("/k/1")),
+        expect: Expect::Anything,
+        must_be_empty: false,
+        return_previous: false,
+        limit: None,
+    };
+    for n in 0..30 {
+        peers[n % 3].put_as(&format!("/k/{}", n % 10), &n.to_string(), Some(request(3, n as u64 + 1))).await.unwrap();
+    }
+    for command in [
+        Command::LeaseGrant { lease, ttl_ms: 60_000 },
+        Command::Delete(delete),
+        Command::Compact { revision: Revision(25), only_forward: false },
+    ] {
+        peers[0].consensus().propose(bare(command), soon()).await.unwrap().outcome.result.unwrap();
+    }
+    for peer in &peers {
+        assert!(peer.get("/k/1").await.is_none());
+        peer.at_state_version(2).await;
+    }
+    peers
+}
+
+/// § Digest: equal contents have equal hashes, whatever a member has purged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digest_scrubs_of_equal_contents_are_equal() {
+    let root = tempfile::tempdir().unwrap();
+    let peers = three_with_a_past(&root).await;
+    while purge_step(peers[0].consensus().store().as_ref()).unwrap() == Purge::More {}
+    let (_, hashes) = scrub(&peers).await;
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:x?}");
+    for peer in &peers {
+        peer.compare().await;
+        assert_eq!(peer.consensus().diverged(), None);
+    }
+}
+
+/// § Digest: a value that was changed in one store behind the machine's back, which the running digest cannot see, takes
+/// that member out, and the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digest_a_scrub_finds_a_store_that_rotted() {
+    let root = tempfile::tempdir().unwrap();
+    let mut peers = three_with_a_past(&root).await;
+    let wrong = (leader(&peers).await + 1) % 3;
+    let right = (wrong + 1) % 3;
+    peers[wrong].rot("/k/5");
+    assert_ne!(peers[wrong].value("/k/5").await, peers[right].value("/k/5").await, "nothing has noticed");
+    let (log_index, hashes) = scrub(&peers).await;
+    let different: Vec<_> = (0..3).filter(|n| hashes[*n] != hashes[right]).collect();
+    assert_eq!(different, [wrong], "{hashes:x?}");
+    for peer in &peers {
+        peer.compare().await;
+    }
+    let reason = peers[wrong].failed().await;
+    for part in ["scrub", &log_index.to_string(), &peers[wrong].id().to_string(), "join again"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    for other in (0..3).filter(|n| *n != wrong) {
+        assert_eq!(peers[other].consensus().diverged(), None);
+        peers[other].put("/b", "1").await.unwrap();
+    }
+    // Starting it again does not make it right.
+    peers[wrong].stop().await;
+    peers[wrong].start(Start::Single).await;
+    peers[wrong].belongs().await.unwrap();
+    assert_eq!(peers[wrong].scrubbed(log_index).await, hashes[wrong]);
+    let failed = peers[wrong].failed();
+    tokio::pin!(failed);
+    let reason = loop {
+        // Until the others can be asked.
+        tokio::select! {
+            biased;
+            reason = &mut failed => break reason,
+            () = peers[wrong].compare() => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    assert!(reason.contains("scrub"), "{reason}");
+}
+
+/// A rolling upgrade: commands of the next version are refused until all members know it, and then taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_version_rises_once_all_members_know_the_next() {
+    let root = tempfile::tempdir().unwrap();
+    let mut all = peers(&root, 4);
+    let start = cluster_of(&all[..3]);
+    all[2].state_version_max = 1;
+    for peer in &mut all[..3] {
+        peer.start(start.clone()).await;
+    }
+    leader(&all[..3]).await;
+    let first = all[0].id();
+    all[1].consensus().transfer_leader(Some(first), soon()).await.unwrap();
+    for n in 0..6 {
+        let refused = all[n % 3].consensus().propose(bare(Command::Scrub), soon()).await.unwrap_err();
+        assert!(matches!(refused, ConsensusError::StateVersion { needed: 2, in_force: 1 }), "{refused:?}");
+        assert_eq!(refused.happened(), Happened::No);
+        assert!(refused.to_string().contains("upgrade all members first"), "{refused}");
+        // In all as long as two rounds of asking.
+        tokio::time::sleep(Duration::from_millis(800)).await;
+    }
+    all[1].put("/a", "1").await.unwrap();
+
+    all[2].stop().await;
+    all[2].state_version_max = 2;
+    all[2].start(Start::Single).await;
+    for peer in &all[..3] {
+        peer.at_state_version(2).await;
+    }
+    let (_, hashes) = scrub(&all[..3]).await;
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:x?}");
+
+    // Who would not understand what is said is not let in.
+    let via = Start::Join(all[1].clients_at.to_string());
+    all[3].state_version_max = 1;
+    all[3].start(via.clone()).await;
+    let refusal = all[3].belongs().await.unwrap_err();
+    assert!(refusal.contains("knows state version 1 at most, the cluster is at 2"), "{refusal}");
+    all[3].kill();
+    all[3].state_version_max = 2;
+    all[3].start(via).await;
+    all[3].belongs().await.unwrap();
+    assert_eq!(all[3].value("/a").await.as_deref(), Some("1"));
 }

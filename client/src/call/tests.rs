@@ -178,7 +178,7 @@ async fn a_change_of_membership_in_doubt_is_not_sent_twice() {
         client_address: String::new(),
         learner: true,
     };
-    let error = fake.client().member_add(member).await.unwrap_err();
+    let error = fake.client().member_add(member, 1).await.unwrap_err();
     assert_eq!((error.happened(), fake.script.seen.lock().member_adds), (Happened::Unknown, 1));
 }
 

@@ -98,6 +98,7 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::MemberFailed => Reason::MemberFailed,
         Kind::TooLarge => Reason::TooLarge,
         Kind::Membership => Reason::Membership,
+        Kind::StateVersion => Reason::StateVersion,
         Kind::Unimplemented => Reason::Unimplemented,
         Kind::Internal | Kind::Unspecified => Reason::Internal,
     }

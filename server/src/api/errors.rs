@@ -123,6 +123,7 @@ impl From<ConsensusError> for Refusal {
             ConsensusError::ShuttingDown => (Code::Unavailable, Kind::ShuttingDown),
             ConsensusError::MemberFailed { .. } => (Code::Unavailable, Kind::MemberFailed),
             ConsensusError::TooLarge { .. } => (Code::InvalidArgument, Kind::TooLarge),
+            ConsensusError::StateVersion { .. } => (Code::FailedPrecondition, Kind::StateVersion),
             ConsensusError::Membership { .. } => (Code::FailedPrecondition, Kind::Membership),
         };
         let mut refusal = Self::new(code, kind, error.happened(), error.to_string());

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::consensus::apply_thread::ApplyThread;
+use crate::consensus::scrub::Scrubs;
 use crate::consensus::snapshot::{Builder, Snapshots};
 use crate::consensus::state_dir::CurrentStore;
 use crate::consensus::types::{
@@ -42,6 +43,8 @@ pub struct AppliedState {
     pub mark: watch::Sender<AppliedMark>,
     /// Last applied position and membership, as openraft wants them.
     pub positions: Mutex<(Option<LogId>, StoredMembership)>,
+    /// Walks over the whole content.
+    pub scrubs: Arc<Scrubs>,
 }
 
 /// How far the store is.
@@ -53,6 +56,8 @@ pub struct AppliedMark {
     pub term: u64,
     /// The store's revision.
     pub revision: i64,
+    /// Version of apply's behaviour in force.
+    pub state_version: u32,
 }
 
 /// Work for the apply thread.

@@ -5,6 +5,7 @@
 //! - Order for each entry: in the store, then published, then visible as applied, then answered.
 //! - What is applied but not flushed is bounded in bytes, entries and commands, so that a restart after a crash
 //!   replays within two seconds.
+//! - A scrub sees the store exactly after the entry that asks for it: nothing is applied until it has its snapshot.
 //! - A fault is the end: the thread returns it, which ends the member.
 
 use std::io;
@@ -15,7 +16,8 @@ use parking_lot::Mutex;
 use quorate_proto::Revision;
 use quorate_state::apply::{Applied, Entry as StateEntry, LogPosition, Machine, Payload};
 use quorate_state::codec::decode_batch;
-use quorate_state::outcome::Fault;
+use quorate_state::command::Command;
+use quorate_state::outcome::{Done, Fault};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::view::View;
 use rocksdb::Cache;
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use crate::consensus::ApplySink;
 use crate::consensus::applier::{AppliedMark, AppliedState, ApplyJob};
 use crate::consensus::codec;
+use crate::consensus::scrub::Pins;
 use crate::consensus::snapshot::{Snapshots, meta_of};
 use crate::consensus::state_dir::{CurrentStore, StateDir, open_error};
 use crate::consensus::types::{
@@ -44,6 +47,7 @@ pub struct ApplyThread {
     shared: Arc<AppliedState>,
     snapshots: Arc<Snapshots>,
     sink: Arc<dyn ApplySink>,
+    pins: Pins,
     unflushed: Unflushed,
 }
 
@@ -56,7 +60,13 @@ struct Unflushed {
 
 impl ApplyThread {
     /// Opens the store in force.
-    pub fn open(dir: StateDir, snapshots: Arc<Snapshots>, cache: Cache, sink: Arc<dyn ApplySink>) -> io::Result<Self> {
+    pub fn open(
+        dir: StateDir,
+        snapshots: Arc<Snapshots>,
+        cache: Cache,
+        sink: Arc<dyn ApplySink>,
+        pins: Pins,
+    ) -> io::Result<Self> {
         let path = dir.path();
         let store = Arc::new(RocksStore::open(&path, &cache).map_err(|error| open_error(&path, &error))?);
         let machine =
@@ -66,8 +76,9 @@ impl ApplyThread {
             store: Arc::new(CurrentStore::new(store)),
             mark: watch::Sender::new(mark_of(&machine)),
             positions: Mutex::new((meta.last_log_id, meta.last_membership)),
+            scrubs: pins.scrubs(),
         });
-        Ok(Self { machine, dir, cache, shared, snapshots, sink, unflushed: Unflushed::default() })
+        Ok(Self { machine, dir, cache, shared, snapshots, sink, pins, unflushed: Unflushed::default() })
     }
 
     /// What others see of it.
@@ -108,7 +119,7 @@ impl ApplyThread {
             decoded.push(self.decode(entry)?);
             responders.push(responder);
         }
-        let applied = self.machine.apply(&decoded).map_err(io::Error::other)?;
+        let applied = self.decide(&decoded)?;
         let outcomes = self.publish(applied);
         {
             let mut positions = self.shared.positions.lock();
@@ -124,6 +135,19 @@ impl ApplyThread {
             }
         }
         self.flush_when_due()
+    }
+
+    /// All in one write, but for scrubs: the store stands still after the entry of one until the scrub has its snapshot.
+    fn decide(&mut self, entries: &[StateEntry]) -> io::Result<Vec<Applied>> {
+        let mut applied = Vec::with_capacity(entries.len());
+        for part in entries.split_inclusive(asks_for_scrub) {
+            applied.extend(self.machine.apply(part).map_err(io::Error::other)?);
+            let scrub = |last: &Applied| last.outcomes.iter().any(|outcome| outcome.result == Ok(Done::Scrub));
+            if let Some(last) = part.last().filter(|_| applied.last().is_some_and(scrub)) {
+                self.pins.pin(self.machine.store(), last.position.index);
+            }
+        }
+        Ok(applied)
     }
 
     fn decode(&mut self, entry: Entry) -> io::Result<StateEntry> {
@@ -181,6 +205,13 @@ impl ApplyThread {
     }
 }
 
+fn asks_for_scrub(entry: &StateEntry) -> bool {
+    match &entry.payload {
+        Payload::Batch(batch) => batch.commands.iter().any(|envelope| matches!(envelope.command, Command::Scrub)),
+        Payload::Blank | Payload::Membership(_) => false,
+    }
+}
+
 fn mark_of<S: Store>(machine: &Machine<S>) -> AppliedMark {
     let (applied, _) = machine.applied();
     let Revision(revision) = machine.revision();
@@ -188,6 +219,7 @@ fn mark_of<S: Store>(machine: &Machine<S>) -> AppliedMark {
         next_index: applied.as_ref().map_or(0, |at| at.index + 1),
         term: applied.as_ref().map_or(0, |at| at.term),
         revision,
+        state_version: machine.state_version(),
     }
 }
 

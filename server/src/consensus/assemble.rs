@@ -25,6 +25,7 @@ use crate::consensus::network::NetworkFactory;
 use crate::consensus::peer_door::PeerDoor;
 use crate::consensus::snapshot_send::Receiver;
 use crate::consensus::snapshotter::SnapshotRules;
+use crate::consensus::state_version::VersionRaise;
 use crate::consensus::{ApplySink, Consensus, Params, StartError};
 use crate::data_dir::DataDir;
 use crate::tasks::{Task, Tasks};
@@ -55,6 +56,8 @@ pub struct Assembly {
     pub disk_reserve_bytes: u64,
     /// Snapshots and purges.
     pub snapshot_rules: SnapshotRules,
+    /// The highest state version that it says it knows.
+    pub state_version_max: u32,
 }
 
 /// A member's consensus, running; it belongs to a cluster once `bootstrap` has run.
@@ -77,7 +80,7 @@ impl Assembly {
         let (tasks, runtime) = (self.tasks.clone(), self.runtime.clone());
         let identity = self.data_dir.identity();
         let local = LocalMember::new(identity.member, identity.name, self.client_address, identity.cluster);
-        let local = Arc::new(local);
+        let local = Arc::new(local.with_state_version_max(self.state_version_max));
         let links = Arc::new(Links::new(local.clone(), self.timing));
         let disk = Arc::new(DiskSpace::new(self.data_dir.path().to_owned(), self.disk_reserve_bytes));
         let (verdicts, verdicts_seen) = watch::channel(Verdicts::default());
@@ -114,6 +117,8 @@ impl Assembly {
         tasks.spawn(Task::Removal, &runtime, removal);
         let comparison = Comparison { consensus: consensus.clone(), links: links.clone(), tasks: tasks.clone() };
         tasks.spawn(Task::DigestCompare, &runtime, comparison.clone().run());
+        let raise = VersionRaise { consensus: consensus.clone(), links: links.clone() };
+        tasks.spawn(Task::StateVersion, &runtime, raise.run(tasks.clone()));
         consensus.run();
         let bootstrap = Bootstrap {
             consensus: consensus.clone(),

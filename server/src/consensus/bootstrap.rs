@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::peer::{HelloRequest, HelloResponse};
+use quorate_proto::peer::HelloResponse;
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_client::ClusterClient;
 use quorate_proto::{ClusterId, MemberId};
@@ -225,14 +225,7 @@ impl Bootstrap {
 
     async fn ask(&self, address: &str) -> Result<HelloResponse, Status> {
         let mut peer = self.links.stranger(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let local = self.local();
-        let hello = HelloRequest {
-            member_id: local.id().get(),
-            cluster_id: local.cluster().map_or(0, ClusterId::get),
-            name: local.name().to_owned(),
-            membership_index: local.membership_index(),
-        };
-        Ok(peer.hello(hello).await?.into_inner())
+        Ok(peer.hello(self.local().hello()).await?.into_inner())
     }
 
     /// When all other listed members belong to another cluster, this one has the wrong directory (or they have): an
@@ -306,9 +299,11 @@ impl Bootstrap {
             client_address: node.client_address,
             learner: true,
         };
+        let state_version_max = self.local().state_version_max();
         let mut client = ClusterClient::new(endpoint.connect_lazy());
         loop {
-            let status = match client.member_add(v1::MemberAddRequest { member: Some(member.clone()) }).await {
+            let request = v1::MemberAddRequest { member: Some(member.clone()), state_version_max };
+            let status = match client.member_add(request).await {
                 Ok(answer) => {
                     let header = answer.into_inner().header.unwrap_or_default();
                     let Some(cluster) = ClusterId::new(header.cluster_id) else {

@@ -86,6 +86,7 @@ fn encode_failure(error: &ConsensusError) -> Failure {
         ConsensusError::ShuttingDown => (Kind::ShuttingDown, error.to_string()),
         ConsensusError::MemberFailed { reason, .. } => (Kind::MemberFailed, reason.clone()),
         ConsensusError::TooLarge { .. } => (Kind::TooLarge, error.to_string()),
+        ConsensusError::StateVersion { .. } => (Kind::StateVersion, error.to_string()),
         ConsensusError::Membership { reason } => (Kind::Membership, reason.clone()),
     };
     let happened = match error.happened() {
@@ -101,6 +102,9 @@ fn encode_failure(error: &ConsensusError) -> Failure {
         ConsensusError::DiskSpace { member } => failure.member = member.get(),
         ConsensusError::TooLarge { bytes, bytes_max } => {
             (failure.bytes, failure.bytes_max) = (*bytes as u64, *bytes_max as u64);
+        }
+        ConsensusError::StateVersion { needed, in_force } => {
+            (failure.version_needed, failure.version_in_force) = (*needed, *in_force);
         }
         _ => {}
     }
@@ -128,6 +132,9 @@ fn decode_failure(failure: Failure) -> ConsensusError {
         (Kind::TooLarge, _) => {
             ConsensusError::TooLarge { bytes: size(failure.bytes), bytes_max: size(failure.bytes_max) }
         }
+        (Kind::StateVersion, _) => {
+            ConsensusError::StateVersion { needed: failure.version_needed, in_force: failure.version_in_force }
+        }
         (Kind::Membership, _) => ConsensusError::Membership { reason: failure.message },
         _ => ConsensusError::NoQuorum { reason: failure.message, happened },
     }
@@ -137,7 +144,8 @@ fn decode_failure(failure: Failure) -> ConsensusError {
 pub fn encode_change(change: &MembershipChange) -> peer::MembershipChange {
     let mut message = peer::MembershipChange::default();
     match change {
-        MembershipChange::AddLearner(member) => {
+        MembershipChange::AddLearner { member, state_version_max } => {
+            message.state_version_max = *state_version_max;
             message.set_kind(ChangeKind::AddLearner);
             message.id = member.id.get();
             message.name.clone_from(&member.name);
@@ -164,13 +172,16 @@ pub fn encode_change(change: &MembershipChange) -> peer::MembershipChange {
 pub fn decode_change(message: peer::MembershipChange) -> Option<MembershipChange> {
     let id = MemberId::new(message.id);
     Some(match ChangeKind::try_from(message.kind).ok()? {
-        ChangeKind::AddLearner => MembershipChange::AddLearner(Member {
-            id: id?,
-            name: message.name,
-            peer_address: message.peer_address,
-            client_address: message.client_address,
-            learner: true,
-        }),
+        ChangeKind::AddLearner => MembershipChange::AddLearner {
+            member: Member {
+                id: id?,
+                name: message.name,
+                peer_address: message.peer_address,
+                client_address: message.client_address,
+                learner: true,
+            },
+            state_version_max: message.state_version_max,
+        },
         ChangeKind::Promote => MembershipChange::Promote(id?),
         ChangeKind::Remove => MembershipChange::Remove(id?),
         ChangeKind::Transfer => MembershipChange::Transfer(id),
@@ -194,6 +205,7 @@ mod tests {
             ConsensusError::DiskSpace { member: MemberId::new(3).unwrap() },
             ConsensusError::TooLarge { bytes: 9, bytes_max: 8 },
             ConsensusError::Membership { reason: "no".into() },
+            ConsensusError::StateVersion { needed: 3, in_force: 2 },
             ConsensusError::MemberFailed { reason: "disk".into(), happened: Happened::Unknown },
             ConsensusError::Overloaded { queue: "a queue of the leader", retry_after: Duration::from_millis(50) },
         ];
@@ -224,7 +236,7 @@ mod tests {
         let member =
             Member { id, name: "d".into(), peer_address: "d:1".into(), client_address: "d:2".into(), learner: true };
         for change in [
-            MembershipChange::AddLearner(member),
+            MembershipChange::AddLearner { member, state_version_max: 3 },
             MembershipChange::Promote(id),
             MembershipChange::Remove(id),
             MembershipChange::Transfer(Some(id)),

@@ -24,6 +24,7 @@ use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::log::LogReader;
 use crate::consensus::peers::Peers;
 use crate::consensus::proposer::{Proposal, ProposerHandle};
+use crate::consensus::scrub::Scrubs;
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::types::Raft;
 use crate::consensus::{Leadership, LeaseClock, Proposed};
@@ -246,6 +247,11 @@ impl Consensus {
         self.parts.applied.mark.subscribe()
     }
 
+    /// The scrubs here.
+    pub fn scrubs(&self) -> &Scrubs {
+        &self.parts.applied.scrubs
+    }
+
     /// Log index at which members differ without a majority for any digest.
     pub fn diverged(&self) -> Option<u64> {
         *self.parts.diverged.lock()
@@ -300,6 +306,7 @@ fn may_repeat(error: &ConsensusError) -> bool {
         | ConsensusError::DiskSpace { .. }
         | ConsensusError::Deadline { .. }
         | ConsensusError::TooLarge { .. }
+        | ConsensusError::StateVersion { .. }
         | ConsensusError::Membership { .. } => false,
     }
 }

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use parking_lot::Mutex;
+use quorate_proto::peer::HelloRequest;
 use quorate_proto::peer::peer_client::PeerClient;
 use quorate_proto::{ClusterId, MemberId};
+use quorate_state::versions::STATE_VERSION;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
@@ -40,6 +42,7 @@ pub struct LocalMember {
     id: MemberId,
     name: String,
     client_address: String,
+    state_version_max: u32,
     cluster: watch::Sender<Option<ClusterId>>,
     raft: OnceLock<Raft>,
     removed: watch::Sender<bool>,
@@ -88,10 +91,22 @@ impl LocalMember {
             id,
             name,
             client_address,
+            state_version_max: STATE_VERSION,
             cluster: watch::Sender::new(cluster),
             raft: OnceLock::new(),
             removed: watch::Sender::new(false),
         }
+    }
+
+    /// Says that it knows state versions up to this one only.
+    #[must_use]
+    pub fn with_state_version_max(self, state_version_max: u32) -> Self {
+        Self { state_version_max, ..self }
+    }
+
+    /// The highest state version that it knows.
+    pub fn state_version_max(&self) -> u32 {
+        self.state_version_max
     }
 
     /// Its id.
@@ -128,6 +143,16 @@ impl LocalMember {
     /// Raft, once it is built.
     pub fn raft(&self) -> Option<&Raft> {
         self.raft.get()
+    }
+
+    /// Says who it is, and asks who the other is.
+    pub fn hello(&self) -> HelloRequest {
+        HelloRequest {
+            member_id: self.id.get(),
+            cluster_id: self.cluster().map_or(0, ClusterId::get),
+            name: self.name.clone(),
+            membership_index: self.membership_index(),
+        }
     }
 
     /// Raft's metrics, cloned: holding on to them would block Raft.

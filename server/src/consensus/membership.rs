@@ -42,9 +42,10 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts to finish what was interrupted.
 const FINISH_PAUSE: Duration = Duration::from_millis(100);
 
-/// Held while a change is made. Lives in Raft's extensions: one for each Raft.
+/// Held while a change is made. Lives in Raft's extensions: one for each Raft. In it the highest state version that this
+/// member proposed: who joins must know it, though it may not be in force yet.
 #[derive(Clone, Default)]
-struct Turn(Arc<Mutex<()>>);
+pub(super) struct Turn(pub(super) Arc<Mutex<u32>>);
 
 /// Members that were seen to leave, and news of changes that failed. Lives in Raft's extensions too.
 #[derive(Clone, Default)]
@@ -61,9 +62,14 @@ struct SeenParts {
 type Changed = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 impl Consensus {
-    /// Adds a member without a vote. Gives the members afterwards.
-    pub async fn add_learner(&self, member: Member, deadline: Instant) -> Result<Vec<Member>, ConsensusError> {
-        self.change(MembershipChange::AddLearner(member), deadline).await
+    /// Adds a member without a vote, whose program knows state versions up to this. Gives the members afterwards.
+    pub async fn add_learner(
+        &self,
+        member: Member,
+        state_version_max: u32,
+        deadline: Instant,
+    ) -> Result<Vec<Member>, ConsensusError> {
+        self.change(MembershipChange::AddLearner { member, state_version_max }, deadline).await
     }
 
     /// Gives a learner a vote, once it has caught up; waits for that until the deadline.
@@ -109,7 +115,7 @@ impl Consensus {
 
     async fn change_at_leader(&self, change: MembershipChange, deadline: Instant) -> Result<u64, ConsensusError> {
         // A second removal would be refused as unknown, a second transfer would move on.
-        let repeatable = matches!(change, MembershipChange::AddLearner(_) | MembershipChange::Promote(_));
+        let repeatable = matches!(change, MembershipChange::AddLearner { .. } | MembershipChange::Promote(_));
         let attempt = |at: Where| {
             let change = change.clone();
             let attempt: BoxFuture<'_, _> = match at {
@@ -146,7 +152,7 @@ impl Consensus {
 
     async fn make_change(&self, change: MembershipChange, deadline: Instant) -> Result<u64, ConsensusError> {
         let turn = self.raft().extension::<Turn>();
-        let Ok(_turn) = tokio::time::timeout_at(deadline, turn.0.lock()).await else {
+        let Ok(proposed) = tokio::time::timeout_at(deadline, turn.0.lock()).await else {
             let waiting_for = "another change of membership to end";
             return Err(ConsensusError::Deadline { waiting_for, happened: Happened::No });
         };
@@ -158,7 +164,10 @@ impl Consensus {
         let metrics = self.finish_interrupted(metrics).await?;
         tracing::info!(?change, "changing the membership");
         match change {
-            MembershipChange::AddLearner(member) => self.add(member, &metrics).await,
+            MembershipChange::AddLearner { member, state_version_max } => {
+                self.check_version(&member, state_version_max, *proposed)?;
+                self.add(member, &metrics).await
+            }
             MembershipChange::Promote(id) => self.give_vote(id, deadline).await,
             MembershipChange::Remove(id) => {
                 let was_there = before.membership().get_node(&id.get()).is_some();
@@ -242,6 +251,20 @@ impl Consensus {
         tracing::info!("an interrupted change of membership is brought to its end");
         let finished = self.finish_interrupted(metrics).await;
         finished.inspect_err(|error| tracing::warn!(%error, "an interrupted change of membership stays")).is_ok()
+    }
+
+    /// Refuses a member that could not read what is in the log, or will be.
+    fn check_version(&self, member: &Member, known: u32, proposed: u32) -> Result<(), ConsensusError> {
+        let needed = self.state_version().max(proposed);
+        if known.max(1) >= needed {
+            return Ok(());
+        }
+        let name = &member.name;
+        Err(refused(format!(
+            "the program of member {name:?} knows state version {} at most, the cluster is at {needed}; start it with a \
+             newer program, such as the other members run",
+            known.max(1)
+        )))
     }
 
     async fn add(&self, member: Member, metrics: &RaftMetrics) -> Result<u64, ConsensusError> {

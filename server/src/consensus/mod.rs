@@ -37,11 +37,13 @@ pub mod proposer;
 pub mod purger;
 pub mod reclaim;
 pub mod rpc_codec;
+pub mod scrub;
 pub mod snapshot;
 pub mod snapshot_send;
 pub mod snapshotter;
 pub mod start;
 pub mod state_dir;
+pub mod state_version;
 pub mod status;
 pub mod types;
 

@@ -15,7 +15,7 @@ use openraft::errors::RaftError;
 use openraft::raft::SnapshotResponse;
 use quorate_proto::peer::peer_server::{Peer, PeerServer};
 use quorate_proto::peer::{
-    DigestPair, DigestsRequest, DigestsResponse, ForwardRequest, ForwardResponse, Frame, HelloRequest, HelloResponse,
+    DigestsRequest, DigestsResponse, ForwardRequest, ForwardResponse, Frame, HelloRequest, HelloResponse,
 };
 use quorate_proto::{ClusterId, MemberId};
 use tokio::net::TcpListener;
@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::Consensus;
 use crate::consensus::codec::CodecError;
+use crate::consensus::digests;
 use crate::consensus::forward::Forwarder;
 use crate::consensus::forward_server::ForwardServer;
 use crate::consensus::links::{Links, LocalMember, MESSAGE_BYTES_MAX, WINDOW_BYTES};
@@ -138,6 +139,7 @@ impl Peer for PeerDoor {
             initialised: !members.is_empty(),
             asker_removed: asker.cluster_id == cluster && local.was_removed(asker.member_id, asker.membership_index),
             members,
+            state_version_max: local.state_version_max(),
         }))
     }
 
@@ -211,9 +213,8 @@ impl Peer for PeerDoor {
 
     async fn digests(&self, request: Request<DigestsRequest>) -> Result<Response<DigestsResponse>, Status> {
         let (_, consensus, DigestsRequest {}) = self.take(request)?;
-        let pairs = consensus.digest_pairs().map_err(|fault| Status::internal(fault.to_string()))?;
-        let pairs = pairs.into_iter().map(|(log_index, digest)| DigestPair { log_index, digest }).collect();
-        Ok(Response::new(DigestsResponse { pairs }))
+        let said = consensus.said().map_err(|fault| Status::internal(fault.to_string()))?;
+        Ok(Response::new(digests::encode(said)))
     }
 
     async fn forward(

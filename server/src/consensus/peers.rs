@@ -56,7 +56,12 @@ pub trait Peers: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipChange {
     /// Add a member without a vote.
-    AddLearner(Member),
+    AddLearner {
+        /// The member.
+        member: Member,
+        /// The highest state version that its program knows.
+        state_version_max: u32,
+    },
     /// Give it a vote, once it has caught up.
     Promote(MemberId),
     /// Take a member out for good.

@@ -6,6 +6,7 @@
 //!   few times so that ready sockets can join.
 //! - A command is either claimed by the proposer, then its fate is the entry's, or by its caller (gone, or past its
 //!   deadline), then it is never proposed. So "not proposed" can be said for certain.
+//! - A command above the state version in force is refused before it is queued: a member might not know it.
 //! - What cannot be read is refused before it is queued: an entry that apply cannot read would stop every member.
 //! - A batch belongs to one term: stamped while leading in it, refused before append when another has begun.
 
@@ -21,10 +22,12 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use quorate_proto::MemberId;
 use quorate_state::codec::{decode_envelope, encode_batch, encode_envelope};
-use quorate_state::command::Envelope;
+use quorate_state::command::{Command, Envelope};
+use quorate_state::versions::{FIRST, since};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::consensus::applier::AppliedMark;
 use crate::consensus::disk_watch::{DiskSpace, grows};
 use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
@@ -51,6 +54,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 pub struct ProposerHandle {
     queue: mpsc::Sender<Waiting>,
     queued_bytes: Arc<AtomicUsize>,
+    applied: watch::Receiver<AppliedMark>,
 }
 
 /// The task.
@@ -70,6 +74,8 @@ pub struct ProposerContext {
     pub raft: Raft,
     /// Whether it leads.
     pub leadership: watch::Receiver<Leadership>,
+    /// Which state version is in force.
+    pub applied: watch::Receiver<AppliedMark>,
     /// Space here.
     pub disk: Arc<DiskSpace>,
     /// Space elsewhere.
@@ -82,19 +88,25 @@ pub struct Proposal {
     envelope: Bytes,
     /// Whether it may make the store larger.
     grows: bool,
+    /// State version from which on it may be proposed.
+    since: u32,
 }
 
 impl Proposal {
     /// A command of this member.
     pub fn new(envelope: &Envelope) -> Self {
-        Self { envelope: encode_envelope(envelope), grows: grows(&envelope.command) }
+        Self::of(encode_envelope(envelope), &envelope.command)
+    }
+
+    fn of(envelope: Bytes, command: &Command) -> Self {
+        Self { envelope, grows: grows(command), since: since(command) }
     }
 
     /// A command that another member sent. One that cannot be read must never be packed: apply could not pass over it,
     /// and every member would stop at it.
     pub fn received(envelope: Bytes) -> Result<Self, ConsensusError> {
         match decode_envelope(&envelope) {
-            Ok(read) => Ok(Self { envelope, grows: grows(&read.command) }),
+            Ok(read) => Ok(Self::of(envelope, &read.command)),
             Err(error) => Err(ConsensusError::MemberFailed {
                 reason: format!("it leads and cannot read the command ({error}); does it run an older program?"),
                 happened: Happened::No,
@@ -140,8 +152,9 @@ impl ProposerHandle {
     pub fn new(context: ProposerContext) -> (Self, Proposer) {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let applied = context.applied.clone();
         let proposer = Proposer { queue, queued_bytes: queued_bytes.clone(), over: VecDeque::new(), context };
-        (Self { queue: sender, queued_bytes }, proposer)
+        (Self { queue: sender, queued_bytes, applied }, proposer)
     }
 
     /// Proposes at this member, which must lead (in `term`, if given). Safe to cancel: a command that was not packed
@@ -152,7 +165,14 @@ impl ProposerHandle {
         term: Option<u64>,
         deadline: Instant,
     ) -> Result<Proposed, ConsensusError> {
-        let Proposal { envelope, grows } = proposal;
+        let Proposal { envelope, grows, since } = proposal;
+        if since > FIRST {
+            // It only rises: what passes here is still within it when it is applied.
+            let in_force = self.applied.borrow().state_version;
+            if since > in_force {
+                return Err(ConsensusError::StateVersion { needed: since, in_force });
+            }
+        }
         let bytes = envelope.len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ConsensusError::TooLarge { bytes, bytes_max: COMMAND_BYTES_MAX });
@@ -326,7 +346,7 @@ fn failed(reason: String) -> ConsensusError {
 #[cfg(test)]
 mod tests {
     use quorate_proto::Key;
-    use quorate_state::command::{Command, Delete, Expect, Principal, Span};
+    use quorate_state::command::{Delete, Expect, Principal, Span};
 
     use super::*;
 

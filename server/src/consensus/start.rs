@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::config::Timing;
-use crate::consensus::applier::Applier;
+use crate::consensus::applier::{AppliedState, Applier};
 use crate::consensus::apply_thread::ApplyThread;
 use crate::consensus::barrier::BarrierHandle;
 use crate::consensus::disk_watch::DiskSpace;
@@ -33,6 +33,7 @@ use crate::consensus::peers::Peers;
 use crate::consensus::proposer::{ProposerContext, ProposerHandle};
 use crate::consensus::purger::purge;
 use crate::consensus::reclaim::Reclaimer;
+use crate::consensus::scrub::{Pins, Scrubber};
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::snapshotter::{SnapshotRules, Snapshotter};
 use crate::consensus::state_dir::{CurrentStore, StateDir, with_advice};
@@ -98,11 +99,10 @@ impl Consensus {
         let (tasks, runtime) = (params.tasks.clone(), params.runtime.clone());
         let config = Arc::new(config(&params.timing).validate()?);
         let snapshots = Arc::new(Snapshots::open(params.snapshots, params.cache.clone())?);
-        let thread = ApplyThread::open(StateDir::open(params.state)?, snapshots.clone(), params.cache, params.sink)?;
-        let applied = thread.shared();
-        let (jobs_sender, jobs) = mpsc::channel(APPLY_JOBS_MAX);
-        let state_machine = Applier::new(&thread, jobs_sender);
-        tasks.spawn_thread(Task::Apply, move || thread.run(jobs))?;
+        let (pins, scrubber) = Pins::new();
+        let dir = StateDir::open(params.state)?;
+        let thread = ApplyThread::open(dir, snapshots.clone(), params.cache, params.sink, pins)?;
+        let (applied, state_machine) = run_apply(thread, scrubber, params.disk.clone(), &tasks)?;
         let (log_store, writer) = LogStore::open(params.log, TAIL_BYTES_MAX)?;
         let log = log_store.reader();
         tasks.spawn_thread(Task::LogWriter, move || writer.run())?;
@@ -122,6 +122,7 @@ impl Consensus {
             id,
             raft: raft.clone(),
             leadership: leadership_seen.clone(),
+            applied: applied.mark.subscribe(),
             disk: params.disk.clone(),
             peers: params.peers.clone(),
         });
@@ -234,6 +235,22 @@ impl Consensus {
             tracing::warn!(%error, "openraft did not end cleanly");
         }
     }
+}
+
+/// Starts the threads that have the state's store.
+fn run_apply(
+    thread: ApplyThread,
+    scrubber: Scrubber,
+    disk: Arc<DiskSpace>,
+    tasks: &Tasks,
+) -> io::Result<(Arc<AppliedState>, Applier)> {
+    let applied = thread.shared();
+    let (store, stopping) = (applied.store.clone(), tasks.clone());
+    tasks.spawn_thread(Task::Scrubber, move || scrubber.run(&store, &disk, &stopping))?;
+    let (jobs_sender, jobs) = mpsc::channel(APPLY_JOBS_MAX);
+    let state_machine = Applier::new(&thread, jobs_sender);
+    tasks.spawn_thread(Task::Apply, move || thread.run(jobs))?;
+    Ok((applied, state_machine))
 }
 
 /// Keeps the log short, looks at the space that is free, and gets some back when it is short.

@@ -1,4 +1,5 @@
-//! Jobs that run only while this member leads: expiry of leases, notes of their remaining time, compaction of history.
+//! Jobs that run only while this member leads: expiry of leases, notes of their remaining time, compaction of history,
+//! scrubs.
 //!
 //! Invariants:
 //! - Jobs start when this member leads and has applied the first entry of its own term; they have ended before the
@@ -11,6 +12,7 @@ mod compactor;
 mod expiry;
 mod lessor;
 mod quorum;
+mod scrub;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -95,6 +97,7 @@ impl LeaderJobs {
             expiry::run(&self.lessor, quorum, term),
             checkpoint::run(&self.lessor, quorum, term),
             compactor::run(quorum, term, self.retention, newest),
+            scrub::run(quorum, term, || self.consensus.scrubs().asked()),
         );
     }
 }

@@ -14,7 +14,7 @@ use quorate_state::outcome::{Done, LeaseChange, Outcome};
 use tokio::sync::Notify;
 use tokio::time::{Instant, advance, sleep};
 
-use super::{Lessor, Quorum, StoredLease, checkpoint, expiry};
+use super::{Lessor, Quorum, StoredLease, checkpoint, expiry, scrub};
 use crate::consensus::{LeaseClock as _, Proposed};
 use crate::error::{ConsensusError, Happened};
 use crate::watch::LeaseListener as _;
@@ -103,6 +103,27 @@ fn leading(leases: &[StoredLease]) -> (Arc<Lessor>, Arc<FakeQuorum>) {
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
+}
+
+#[tokio::test(start_paused = true)]
+async fn scrubs_keep_their_distance_whoever_asked() {
+    let quorum = FakeQuorum::default();
+    let began = Instant::now();
+    let seen = Mutex::new(None);
+    let last = || {
+        // As the machine would: a scrub that was proposed is seen.
+        let proposed = quorum.proposed.lock().last().map(|(at, _)| *at);
+        proposed.max(*seen.lock())
+    };
+    let running = scrub::run(&quorum, TERM, last);
+    tokio::pin!(running);
+    let times = || quorum.proposed.lock().iter().map(|(at, _)| *at - began).collect::<Vec<_>>();
+    let until = |hours: u64| tokio::time::sleep_until(began + Duration::from_hours(hours));
+    tokio::select! { () = &mut running => {}, () = until(13) => {} }
+    assert_eq!(times(), [0, 6, 12].map(|hours| scrub::FIRST + Duration::from_hours(hours)));
+    *seen.lock() = Some(began + Duration::from_hours(13));
+    tokio::select! { () = &mut running => {}, () = until(20) => {} }
+    assert_eq!(times()[3..], [Duration::from_hours(19)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,7 +36,8 @@ use quorate_server::error::ConsensusError;
 use quorate_server::tasks::Tasks;
 use quorate_state::command::{Command, Envelope, Expect, Owner, Principal, Put, RequestId};
 use quorate_state::outcome::{Changes, KeyValue, LeaseChange};
-use quorate_state::store::{Store, WriteBatch};
+use quorate_state::store::{Read, Store, WriteBatch};
+use quorate_state::versions::STATE_VERSION;
 use quorate_state::view::View;
 use rocksdb::Cache;
 use tokio::net::TcpListener;
@@ -63,6 +64,8 @@ pub struct Peer {
     pub clients_at: SocketAddr,
     pub rules: SnapshotRules,
     pub timing: Timing,
+    /// What it says that it knows.
+    pub state_version_max: u32,
     running: Option<Running>,
 }
 
@@ -97,6 +100,7 @@ pub fn peers(root: &tempfile::TempDir, count: usize) -> Vec<Peer> {
                 clients_at: free_address(),
                 rules: SnapshotRules::default(),
                 timing: Timing::default(),
+                state_version_max: STATE_VERSION,
                 running: None,
             }
         })
@@ -119,6 +123,11 @@ pub async fn three(root: &tempfile::TempDir) -> Vec<Peer> {
         peer.belongs().await.unwrap();
     }
     leader(&three).await;
+    for peer in &three {
+        // A leader is known before what it appended has come.
+        let members = peer.consensus().raft().wait(Some(Duration::from_secs(20)));
+        members.metrics(|metrics| metrics.membership_config.voter_ids().count() == 3, "the members").await.unwrap();
+    }
     three
 }
 
@@ -133,7 +142,7 @@ impl Peer {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let tasks = Tasks::default();
         let (peer, told, client) = (self.members_at, self.told_at, self.clients_at);
-        let (rules, timing) = (self.rules, self.timing);
+        let (rules, timing, state_version_max) = (self.rules, self.timing, self.state_version_max);
         let (says, cluster) = watch::channel(Ok(None));
         let (handle, members_tasks) = (runtime.handle().clone(), tasks.clone());
         let (consensus, comparison, verdicts) = runtime
@@ -151,6 +160,7 @@ impl Peer {
                     cache: Cache::new_lru_cache(8 << 20),
                     disk_reserve_bytes: 1 << 20,
                     snapshot_rules: rules,
+                    state_version_max,
                 };
                 let Assembled { consensus, local, bootstrap, comparison, verdicts } = assembly.start().await.unwrap();
                 let door = Door { consensus: consensus.clone(), local: local.clone() };
@@ -233,6 +243,39 @@ impl Peer {
         let mut batch = WriteBatch::default();
         batch.put([b"sdigest/".as_slice(), &log_index.to_be_bytes()].concat(), vec![1, digest]);
         self.consensus().store().write(batch).unwrap();
+    }
+
+    /// Changes the newest version of a key in the store, as a disk or a memory that rots would, past all checksums.
+    pub fn rot(&self, key: &str) {
+        let store = self.consensus().store();
+        let kv = View::new(store.snapshot()).unwrap().get(&Key::new(key.to_owned()).unwrap(), None).unwrap().unwrap();
+        let revision = !kv.meta.mod_revision.get().cast_unsigned();
+        let stored = [b"h", key.as_bytes(), b"\0\x01", &revision.to_be_bytes()].concat();
+        let mut value = store.get(&stored).unwrap().unwrap().to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        let mut batch = WriteBatch::default();
+        batch.put(stored, value);
+        store.write(batch).unwrap();
+    }
+
+    /// The scrub's hash at a log index, once it is there.
+    pub async fn scrubbed(&self, log_index: u64) -> u64 {
+        let deadline = soon();
+        loop {
+            let pairs = self.consensus().said().unwrap().scrubs.pairs;
+            if let Some((_, hash)) = pairs.into_iter().find(|(index, _)| *index == log_index) {
+                return hash;
+            }
+            assert!(Instant::now() < deadline, "no scrub at {log_index}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until this state version is in force here.
+    pub async fn at_state_version(&self, version: u32) {
+        let mut applied = self.consensus().applied();
+        let reached = applied.wait_for(|mark| mark.state_version >= version);
+        tokio::time::timeout(Duration::from_secs(20), reached).await.expect("the version rises").unwrap();
     }
 
     pub fn id(&self) -> MemberId {
@@ -337,6 +380,11 @@ pub async fn leader(peers: &[Peer]) -> usize {
     }
 }
 
+/// A command of the cluster's own.
+pub fn bare(command: Command) -> Envelope {
+    Envelope { request: None, principal: Principal::default(), command }
+}
+
 pub fn put(key: &str, value: &str, request: Option<RequestId>) -> Envelope {
     let put = Put {
         key: Key::new(key.to_owned()).unwrap(),
@@ -372,7 +420,8 @@ impl ClusterService for Door {
         &self,
         request: Request<v1::MemberAddRequest>,
     ) -> Result<Response<v1::MemberAddResponse>, Status> {
-        let member = request.into_inner().member.unwrap();
+        let v1::MemberAddRequest { member, state_version_max } = request.into_inner();
+        let member = member.unwrap();
         let member = Member {
             id: MemberId::new(member.id).unwrap(),
             name: member.name,
@@ -380,7 +429,7 @@ impl ClusterService for Door {
             client_address: member.client_address,
             learner: true,
         };
-        match self.consensus.add_learner(member, soon()).await {
+        match self.consensus.add_learner(member, state_version_max, soon()).await {
             Ok(_) => {
                 let cluster_id = self.local.cluster().unwrap().get();
                 let header = Some(v1::Header { cluster_id, ..v1::Header::default() });

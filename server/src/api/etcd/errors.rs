@@ -133,6 +133,9 @@ impl From<ConsensusError> for Refused {
             ConsensusError::ShuttingDown => STOPPED,
             ConsensusError::MemberFailed { .. } => UNHEALTHY,
             ConsensusError::TooLarge { .. } => TOO_LARGE,
+            ConsensusError::StateVersion { .. } => {
+                Self { code: Code::FailedPrecondition, text: error.to_string().into() }
+            }
             ConsensusError::Membership { reason } => Self::invalid(reason),
         }
     }

@@ -84,8 +84,9 @@ impl Cluster for ClusterDoor {
         request: Request<v1::MemberAddRequest>,
     ) -> Result<Response<v1::MemberAddResponse>, Status> {
         let deadline = patient(request.metadata())?;
-        let member = new_member(request.into_inner().member)?;
-        let members = self.0.consensus.add_learner(member, deadline).await.map_err(Refusal::from)?;
+        let v1::MemberAddRequest { member, state_version_max } = request.into_inner();
+        let member = new_member(member)?;
+        let members = self.0.consensus.add_learner(member, state_version_max, deadline).await.map_err(Refusal::from)?;
         Ok(Response::new(v1::MemberAddResponse { header: Some(self.header()), members: wire(members) }))
     }
 
