@@ -1,6 +1,7 @@
 //! Leases: keys that end together when nobody keeps their lease alive.
 //!
 //! Invariants:
+//! - What is listed comes in pages, each as of its own moment; awaited, a listing collects all of them.
 //! - A [`LeaseGuard`] counts its lease as lost no later than the cluster may end it: from when the last confirmed
 //!   keep-alive was *sent*, on a clock that also runs while the machine sleeps, less a margin.
 
@@ -12,7 +13,7 @@ use quorate_proto::{LeaseId, v1};
 use crate::call::CallOptions;
 use crate::client::Client;
 use crate::error::Result;
-use crate::kv::awaited;
+use crate::kv::{Cursor, awaited};
 use crate::types::Header;
 
 mod clock;
@@ -128,14 +129,48 @@ impl TimeToLive {
         self
     }
 
-    async fn run(self) -> Result<TimeToLiveResponse> {
+    /// At most so many keys in a page (up to 10 000); 1 000 when left out.
+    pub fn page_size(mut self, keys: u32) -> Self {
+        self.request.page_size = keys;
+        self
+    }
+
+    /// Goes on after an earlier page of its keys.
+    pub fn after(mut self, cursor: Cursor) -> Self {
+        self.request.cursor = cursor.0;
+        self
+    }
+
+    /// What it has left, with one page of its keys.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate::Client, id: quorate::LeaseId) -> quorate::Result<()> {
+    /// let first = client.lease_time_to_live(id).with_keys().page_size(100).page().await?;
+    /// if let Some(cursor) = first.next {
+    ///     let second = client.lease_time_to_live(id).with_keys().page_size(100).after(cursor).page().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn page(self) -> Result<TimeToLiveResponse> {
         let answer = self.client.run(self.request, self.options).await?;
         Ok(TimeToLiveResponse {
             header: answer.header.into(),
             granted: Duration::from_millis(answer.granted_ttl_ms),
             remaining: (answer.remaining_ms > 0).then(|| Duration::from_millis(answer.remaining_ms)),
             keys: answer.keys,
+            next: Cursor::of(answer.next_cursor),
         })
+    }
+
+    async fn run(self) -> Result<TimeToLiveResponse> {
+        let mut all = self.clone().page().await?;
+        while let Some(cursor) = all.next.take() {
+            let page = self.clone().after(cursor).page().await?;
+            let mut keys = std::mem::take(&mut all.keys);
+            keys.extend(page.keys);
+            all = TimeToLiveResponse { keys, ..page };
+        }
+        Ok(all)
     }
 }
 
@@ -157,8 +192,87 @@ pub struct TimeToLiveResponse {
     pub granted: Duration,
     /// What it has left on the leader's clock; `None` when it does not exist.
     pub remaining: Option<Duration>,
-    /// The keys that it owns, when asked for.
+    /// The keys that it owns, in order, when asked for.
     pub keys: Vec<Bytes>,
+    /// Where the next page of keys begins; `None` after the last.
+    pub next: Option<Cursor>,
+}
+
+/// A listing of leases; made by [`Client::leases`]. Awaited, it collects all of them.
+///
+/// ```no_run
+/// # async fn example(client: quorate::Client) -> quorate::Result<()> {
+/// for id in client.leases().await? { println!("{id}"); }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until awaited"]
+pub struct Leases {
+    client: Client,
+    request: v1::ListLeasesRequest,
+    options: CallOptions,
+}
+
+awaited!(Leases => Vec<LeaseId>);
+
+impl Leases {
+    /// At most so many in a page (up to 10 000); 1 000 when left out.
+    pub fn page_size(mut self, leases: u32) -> Self {
+        self.request.page_size = leases;
+        self
+    }
+
+    /// Goes on after an earlier page.
+    pub fn after(mut self, cursor: Cursor) -> Self {
+        self.request.cursor = cursor.0;
+        self
+    }
+
+    /// One page.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate::Client) -> quorate::Result<()> {
+    /// let first = client.leases().page_size(100).page().await?;
+    /// if let Some(cursor) = first.next {
+    ///     let second = client.leases().page_size(100).after(cursor).page().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn page(self) -> Result<LeasesPage> {
+        let answer = self.client.run(self.request, self.options).await?;
+        Ok(LeasesPage {
+            header: answer.header.into(),
+            leases: answer.lease_ids.into_iter().filter_map(LeaseId::new).collect(),
+            next: Cursor::of(answer.next_cursor),
+        })
+    }
+
+    async fn run(self) -> Result<Vec<LeaseId>> {
+        let (mut all, mut list) = (Vec::new(), self);
+        loop {
+            let page = list.clone().page().await?;
+            all.extend(page.leases);
+            let Some(cursor) = page.next else { return Ok(all) };
+            list = list.after(cursor);
+        }
+    }
+}
+
+/// Some of the leases, in order of their ids; from [`Leases::page`].
+///
+/// ```no_run
+/// # async fn example(client: quorate::Client) -> quorate::Result<()> {
+/// let page: quorate::LeasesPage = client.leases().page().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeasesPage {
+    /// Who answered.
+    pub header: Header,
+    /// The leases.
+    pub leases: Vec<LeaseId>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<Cursor>,
 }
 
 impl Client {
@@ -222,7 +336,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn lease_time_to_live(&self, id: LeaseId) -> TimeToLive {
-        let request = v1::TimeToLiveRequest { lease_id: id.get(), with_keys: false };
+        let request = v1::TimeToLiveRequest { lease_id: id.get(), ..v1::TimeToLiveRequest::default() };
         TimeToLive { client: self.clone(), request, options: CallOptions::default() }
     }
 
@@ -233,9 +347,9 @@ impl Client {
     /// for id in client.leases().await? { println!("{id}"); }
     /// # Ok(()) }
     /// ```
-    pub async fn leases(&self) -> Result<Vec<LeaseId>> {
-        let answer = self.run(v1::ListLeasesRequest {}, CallOptions::default()).await?;
-        Ok(answer.lease_ids.into_iter().filter_map(LeaseId::new).collect())
+    pub fn leases(&self) -> Leases {
+        let request = v1::ListLeasesRequest::default();
+        Leases { client: self.clone(), request, options: CallOptions::default() }
     }
 }
 

@@ -61,7 +61,7 @@ pub use kv::{
     GetResponse, KeyValues, List, ListChildren, ListResponse, Put, PutResponse, Range, RangeResponse, Stat,
     StatResponse,
 };
-pub use lease::{GrantLease, GrantedLease, LeaseGuard, TimeToLive, TimeToLiveResponse};
+pub use lease::{GrantLease, GrantedLease, LeaseGuard, Leases, LeasesPage, TimeToLive, TimeToLiveResponse};
 pub use quorate_proto::{ClientId, Key, KeyError, LeaseId, MemberId, Path, PathError, Revision, Token};
 pub use reflector::{Change, Changes, Reflector, ReflectorBuilder, Tree};
 pub use txn::{Compare, Op, OpResult, Relation, Txn, TxnCall, TxnResponse};

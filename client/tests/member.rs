@@ -288,6 +288,24 @@ async fn a_held_lease_outlives_its_time_and_takes_its_keys_along() {
     assert!(left.remaining.is_some_and(|left| left <= ttl));
     assert_eq!((left.granted, left.keys.as_slice()), (ttl, &["/l/held".into()][..]));
     assert_eq!(client.leases().await.unwrap(), [guard.id()]);
+    for name in ["/l/more", "/l/most"] {
+        client.put(name, "1").lease(&guard).await.unwrap();
+        next(&mut watch).await;
+    }
+    let asked = || client.lease_time_to_live(guard.id()).with_keys().page_size(2);
+    let first = asked().page().await.unwrap();
+    assert_eq!((first.keys.len(), first.next.is_some()), (2, true));
+    assert_eq!(asked().after(first.next.unwrap()).page().await.unwrap().keys, ["/l/most"]);
+    assert_eq!(asked().await.unwrap().keys, ["/l/held", "/l/more", "/l/most"]);
+    let other = client.lease(ttl * 100).grant_unattended().await.unwrap().id;
+    let one = client.leases().page_size(1).page().await.unwrap();
+    assert_eq!((one.leases.len(), one.next.is_some()), (1, true));
+    assert_eq!(client.leases().page_size(1).await.unwrap().len(), 2);
+    client.lease_revoke(other).await.unwrap();
+    for name in ["/l/more", "/l/most"] {
+        client.delete(name).await.unwrap();
+        next(&mut watch).await;
+    }
 
     drop(guard);
     let gone = next(&mut watch).await;

@@ -334,8 +334,8 @@ async fn leases_end_in_time_and_never_early() {
     kv.put(v1::PutRequest { owner, ..put("/l/a", "1") }).await.unwrap();
     kv.put(v1::PutRequest { owner, ..put("/l/b", "1") }).await.unwrap();
     events.next_events(2).await;
-    let ask = v1::TimeToLiveRequest { lease_id: granted.lease_id, with_keys: true };
-    let left = lease.time_to_live(ask).await.unwrap().into_inner();
+    let ask = v1::TimeToLiveRequest { lease_id: granted.lease_id, with_keys: true, ..Default::default() };
+    let left = lease.time_to_live(ask.clone()).await.unwrap().into_inner();
     assert!(left.remaining_ms <= 1_000 && left.remaining_ms > 500 && left.keys.len() == 2, "{left:?}");
     let gone = events.next_events(2).await;
     let took = sent.elapsed();
@@ -352,7 +352,7 @@ async fn leases_end_in_time_and_never_early() {
     assert!(put.lease_id > 0);
     events.next_events(2).await;
     assert!(sent.elapsed() >= Duration::from_millis(600));
-    assert_eq!(lease.list_leases(v1::ListLeasesRequest {}).await.unwrap().into_inner().lease_ids, [0_i64; 0]);
+    assert_eq!(lease.list_leases(v1::ListLeasesRequest::default()).await.unwrap().into_inner().lease_ids, [0_i64; 0]);
     doors.stop().await;
 }
 
@@ -380,6 +380,70 @@ async fn leases_kept_alive_live_and_revoked_ones_do_not() {
     refused(lease.revoke(v1::RevokeRequest { id: None, lease_id: 42 }).await, Code::NotFound, Kind::LeaseNotFound);
     drop(sender);
     assert!(answers.message().await.unwrap().is_none());
+    doors.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_and_their_keys_are_listed_in_pages() {
+    let doors = Doors::single().await;
+    let (mut kv, mut lease) = (doors.kv(), doors.lease());
+    let ids: Vec<i64> = (-3..1_200).filter(|id| *id != 0).collect();
+    for lease_id in &ids {
+        let grant = v1::GrantRequest { ttl_ms: 600_000, lease_id: *lease_id, ..Default::default() };
+        lease.grant(grant).await.unwrap();
+    }
+    let mut page = v1::ListLeasesRequest { page_size: 500, ..Default::default() };
+    let (mut found, mut sizes) = (Vec::new(), Vec::new());
+    loop {
+        let answer = lease.list_leases(page.clone()).await.unwrap().into_inner();
+        sizes.push(answer.lease_ids.len());
+        found.extend(answer.lease_ids);
+        if answer.next_cursor.is_empty() {
+            break;
+        }
+        page.cursor = answer.next_cursor;
+    }
+    assert_eq!((found, sizes), (ids, vec![500, 500, 202]));
+    let first = lease.list_leases(v1::ListLeasesRequest::default()).await.unwrap().into_inner();
+    assert_eq!((first.lease_ids.len(), first.next_cursor.is_empty()), (1_000, false));
+    let cursor_of_leases = first.next_cursor;
+
+    // Keys: pages are cut by number and by bytes. A page that holds exactly the rest is the last.
+    let key = |n: usize| format!("{n:04}{}", "k".repeat(4_000));
+    for n in 0..900 {
+        kv.put(v1::PutRequest { owner: Some(v1::put_request::Owner::LeaseId(7)), ..put(&key(n), "") }).await.unwrap();
+    }
+    let mut ask = v1::TimeToLiveRequest { lease_id: 7, with_keys: true, page_size: 450, ..Default::default() };
+    let first = lease.time_to_live(ask.clone()).await.unwrap().into_inner();
+    let second = v1::TimeToLiveRequest { cursor: first.next_cursor.clone(), ..ask.clone() };
+    let second = lease.time_to_live(second).await.unwrap().into_inner();
+    assert_eq!((first.keys.len(), second.keys.len(), second.next_cursor.is_empty()), (450, 450, true));
+    assert_eq!((&first.keys[449][..4], &second.keys[0][..4]), (&b"0449"[..], &b"0450"[..]));
+    ask.page_size = 10_000;
+    let large = lease.time_to_live(ask.clone()).await.unwrap().into_inner();
+    assert!((700..800).contains(&large.keys.len()) && !large.next_cursor.is_empty(), "{}", large.keys.len());
+    let rest = v1::TimeToLiveRequest { cursor: large.next_cursor.clone(), ..ask.clone() };
+    let rest = lease.time_to_live(rest).await.unwrap().into_inner();
+    assert_eq!((large.keys.len() + rest.keys.len(), rest.next_cursor.is_empty()), (900, true));
+
+    // Cursors belong to one listing.
+    for cursor in ["made up, long enough to be one".into(), cursor_of_leases] {
+        let asked = lease.time_to_live(v1::TimeToLiveRequest { cursor, ..ask.clone() }).await;
+        refused(asked, Code::InvalidArgument, Kind::InvalidArgument);
+    }
+    let other = v1::TimeToLiveRequest { lease_id: 8, cursor: large.next_cursor.clone(), ..ask.clone() };
+    refused(lease.time_to_live(other).await, Code::InvalidArgument, Kind::InvalidArgument);
+    let listed = lease.list_leases(v1::ListLeasesRequest { cursor: large.next_cursor, page_size: 1 }).await;
+    refused(listed, Code::InvalidArgument, Kind::InvalidArgument);
+    let listed = lease.list_leases(v1::ListLeasesRequest { page_size: 10_001, ..Default::default() }).await;
+    refused(listed, Code::InvalidArgument, Kind::InvalidArgument);
+
+    // etcd's wire knows no pages: it answers whole.
+    let mut wire = quorate_proto::etcd::etcdserverpb::lease_client::LeaseClient::new(doors.channel());
+    let ask = quorate_proto::etcd::etcdserverpb::LeaseTimeToLiveRequest { id: 7, keys: true };
+    assert_eq!(wire.lease_time_to_live(ask).await.unwrap().into_inner().keys.len(), 900);
+    let all = wire.lease_leases(quorate_proto::etcd::etcdserverpb::LeaseLeasesRequest {}).await.unwrap().into_inner();
+    assert_eq!(all.leases.len(), 1_202);
     doors.stop().await;
 }
 

@@ -169,7 +169,7 @@ async fn leases_an_old_leader_that_is_cut_off_confirms_nothing() {
     let mut lease = three.members[&leader].lease();
     lease.grant(v1::GrantRequest { ttl_ms: 60_000, lease_id: 9, ..Default::default() }).await.unwrap();
     three.net.part(&[leader], &others);
-    let ask = v1::TimeToLiveRequest { lease_id: 9, with_keys: false };
+    let ask = v1::TimeToLiveRequest { lease_id: 9, ..Default::default() };
     let status = lease.time_to_live(within(ask, "1S")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     three.net.heal();

@@ -27,10 +27,13 @@ pub(crate) fn lease<R: Read>(read: &R, lease: LeaseId) -> Result<Option<LeaseRec
 }
 
 /// Keys of a lease, in order.
-pub(crate) fn keys_of<R: Read>(read: &R, lease: LeaseId, limit: usize) -> Result<Vec<Key>, Fault> {
+pub(crate) fn keys_of<R: Read>(read: &R, lease: LeaseId, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, Fault> {
     let prefix = keys::attached(lease, b"");
     let mut cursor = read.cursor(true);
-    cursor.seek(&prefix);
+    match after {
+        Some(after) => cursor.seek(&[&prefix[..], after.as_bytes(), b"\0"].concat()),
+        None => cursor.seek(&prefix),
+    }
     let mut found = Vec::new();
     while let Some((stored, _)) = cursor.entry() {
         let Some(key) = stored.strip_prefix(&prefix[..]).filter(|_| found.len() < limit) else { break };
@@ -115,7 +118,7 @@ impl<S: Read> Draft<'_, S> {
                 cov_mark::hit!(revoke_passes_over_missing_lease);
                 continue;
             }
-            for key in keys_of(&self.store, *id, usize::MAX)? {
+            for key in keys_of(&self.store, *id, None, usize::MAX)? {
                 let meta = history::current(&self.store, key.as_bytes())?;
                 let meta = meta.filter(|meta| meta.lease == Some(*id));
                 let meta = meta.ok_or_else(|| Fault::Corrupt(format!("key {key} is not of lease {id}")))?;

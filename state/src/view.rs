@@ -280,9 +280,9 @@ impl<R: Read> View<R> {
         Ok(leases)
     }
 
-    /// Keys of a lease, in order, at most `limit`.
-    pub fn lease_keys(&self, lease: LeaseId, limit: usize) -> Result<Vec<Key>, Fault> {
-        crate::leases::keys_of(&self.read, lease, limit)
+    /// Keys of a lease, in order, after one of them, at most `limit`.
+    pub fn lease_keys(&self, lease: LeaseId, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, Fault> {
+        crate::leases::keys_of(&self.read, lease, after, limit)
     }
 
     /// The version that a change at `changed` replaced, by [`Change::previous`]; `None` when it created the key, or when

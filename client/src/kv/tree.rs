@@ -112,7 +112,7 @@ impl List {
     }
 }
 
-/// Where a page of a [`List`] ended.
+/// Where a page of a listing ended: of a [`List`](crate::List), of [`Leases`](crate::Leases), of the keys of a lease.
 ///
 /// ```no_run
 /// # fn example(page: quorate::ListResponse) {
@@ -120,7 +120,14 @@ impl List {
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor(Bytes);
+pub struct Cursor(pub(crate) Bytes);
+
+impl Cursor {
+    /// As a member gave it: empty after the last page.
+    pub(crate) fn of(next_cursor: Bytes) -> Option<Self> {
+        (!next_cursor.is_empty()).then_some(Self(next_cursor))
+    }
+}
 
 /// A direct child of a directory.
 ///
@@ -169,7 +176,7 @@ impl From<v1::ListResponse> for ListResponse {
         Self {
             header: answer.header.into(),
             children: answer.children.into_iter().map(child).collect(),
-            next: (!answer.next_cursor.is_empty()).then_some(Cursor(answer.next_cursor)),
+            next: Cursor::of(answer.next_cursor),
         }
     }
 }

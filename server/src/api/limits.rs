@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const TXN_DEPTH_MAX: usize = 8;
 /// Keys that one command of the native API changes.
 pub const CHANGES_MAX: u64 = 10_000;
-/// Keys or children of one answer, when nothing is asked for and at most.
+/// Keys, children or leases of one answer, when nothing is asked for and at most.
 pub const PAGE_DEFAULT: usize = 1_000;
 /// See [`PAGE_DEFAULT`].
 pub const PAGE_MAX: usize = 10_000;
@@ -30,10 +30,6 @@ pub const KEEP_ALIVES_MAX: usize = 1_024;
 pub const BATCH_ITEMS_MAX: usize = 2_048;
 /// Bytes after which the answers of a batch stream are sent, rather than waiting for more that are ready.
 pub const BATCH_ANSWER_BYTES_MAX: usize = 1 << 20;
-/// Keys named by `TimeToLive`, and leases named by `ListLeases`.
-pub const LEASE_KEYS_MAX: usize = 10_000;
-/// See [`LEASE_KEYS_MAX`].
-pub const LEASES_MAX: usize = 100_000;
 /// The shortest time to live of a lease, in ms.
 pub const TTL_MS_MIN: u64 = 500;
 /// The longest: ten years, in ms.

@@ -144,7 +144,16 @@ pub fn compare_views<R: Read>(view: &View<R>, model: &Model) {
     same("leases", leases, state.leases.iter().map(|(id, record)| (*id, *record)).collect());
     for lease in state.leases.keys() {
         let keys = state.keys.values().filter(|kv| kv.meta.lease == Some(*lease)).map(|kv| kv.key.clone()).collect();
-        same("keys of a lease", view.lease_keys(*lease, usize::MAX).expect("keys"), keys);
+        let keys: Vec<_> = keys;
+        same("keys of a lease", &view.lease_keys(*lease, None, usize::MAX).expect("keys"), &keys);
+        for (position, after) in keys.iter().enumerate() {
+            let rest = view.lease_keys(*lease, Some(after), 2).expect("keys");
+            same(
+                "keys of a lease after one",
+                &rest[..],
+                keys[position + 1..].get(..2).unwrap_or(&keys[position + 1..]),
+            );
+        }
     }
     compare_keys(view, None, &state.keys);
     for revision in model.readable() {

@@ -90,7 +90,8 @@ async fn time_to_live(
     (answer.ttl, answer.granted_ttl) = (seconds(remaining_ms), granted_s(granted_ms));
     if let Some(lease) = LeaseId::new(request.id).filter(|_| request.keys) {
         rooms.barrier(deadline).await?;
-        let read = rooms.read(Weight::Heavy, move |view| Ok((view.lease_keys(lease, usize::MAX)?, view.revision())));
+        let read =
+            rooms.read(Weight::Heavy, move |view| Ok((view.lease_keys(lease, None, usize::MAX)?, view.revision())));
         let (keys, revision) = read.await?;
         answer.keys = keys.into_iter().map(Key::into_bytes).collect();
         answer.header = Some(header(rooms, revision));

@@ -1,23 +1,26 @@
 //! `Lease`: grant, revoke, keep alive, ask.
 //!
 //! Invariants:
+//! - Listings come in pages, each of one view; a cursor names what it lists, and is refused elsewhere.
 //! - A keep-alive is passed on as it came: the leader's clock decides, after a quorum round that began after it.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::TryFutureExt as _;
 use futures::stream::Stream;
 use quorate_proto::v1;
 use quorate_proto::v1::lease_server::Lease;
-use quorate_proto::{LeaseId, Revision};
+use quorate_proto::{Key, LeaseId, Revision};
 use quorate_state::command::{Command, LeaseEnd};
 use quorate_state::outcome::Done;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::cursor::Cursor;
 use crate::api::errors::Refusal;
-use crate::api::limits::{DEADLINE_DEFAULT, LEASE_KEYS_MAX, LEASES_MAX};
+use crate::api::limits::{ANSWER_BYTES_MAX, DEADLINE_DEFAULT};
 use crate::api::rooms::{Rooms, Weight, odd};
 use crate::api::streams::keep_alives;
 use crate::api::{convert, deadline, validate};
@@ -61,28 +64,78 @@ async fn time_to_live(
     deadline: Instant,
 ) -> Result<v1::TimeToLiveResponse, Refusal> {
     let lease = validate::lease(request.lease_id)?;
+    let limit = validate::page(request.page_size)?;
+    let listed = format!("keys of lease {lease}");
+    let after = after(&request.cursor, listed.as_bytes())?.map(Key::new).transpose()?;
     let (granted_ttl_ms, remaining_ms) =
         rooms.consensus.time_to_live(lease, deadline).await.map_err(|error| rooms.explain(error))?;
     let mut revision = rooms.hub.revision();
-    let mut keys = Vec::new();
+    let (mut keys, mut next_cursor) = (Vec::new(), Bytes::new());
     if request.with_keys {
         rooms.fresh(None, deadline).await?;
-        let read =
-            rooms.read(Weight::Heavy, move |view| Ok((view.lease_keys(lease, LEASE_KEYS_MAX)?, view.revision())));
-        let (found, at) = read.await?;
-        keys = found.into_iter().map(quorate_proto::Key::into_bytes).collect();
+        let read = rooms
+            .read(Weight::Heavy, move |view| Ok((view.lease_keys(lease, after.as_ref(), limit + 1)?, view.revision())));
+        let (mut found, at) = read.await?;
+        let fits = fitting(&found).min(limit);
+        if found.len() > fits {
+            found.truncate(fits);
+            next_cursor = next(found.last().map(Key::as_bytes), at, listed.as_bytes());
+        }
+        keys = found.into_iter().map(Key::into_bytes).collect();
         revision = at;
     }
     let header = Some(rooms.header(revision));
-    Ok(v1::TimeToLiveResponse { header, lease_id: lease.get(), granted_ttl_ms, remaining_ms, keys })
+    Ok(v1::TimeToLiveResponse { header, lease_id: lease.get(), granted_ttl_ms, remaining_ms, keys, next_cursor })
 }
 
-async fn list_leases(rooms: &Rooms, deadline: Instant) -> Result<v1::ListLeasesResponse, Refusal> {
+/// How many of these go into one answer; at least one.
+fn fitting(keys: &[Key]) -> usize {
+    let mut bytes = 0;
+    let over = keys.iter().position(|key| {
+        bytes += key.as_bytes().len();
+        bytes > ANSWER_BYTES_MAX
+    });
+    over.map_or(keys.len(), |over| over.max(1))
+}
+
+/// After what a page is to begin.
+fn after(cursor: &Bytes, listed: &[u8]) -> Result<Option<Bytes>, Refusal> {
+    if cursor.is_empty() { Ok(None) } else { Ok(Some(Cursor::decode(cursor, listed)?.after)) }
+}
+
+/// The cursor for the page after this last item.
+fn next(last: Option<&[u8]>, revision: Revision, listed: &[u8]) -> Bytes {
+    let cursor = |last| Cursor { revision, after: Bytes::copy_from_slice(last) }.encode(listed);
+    last.map(cursor).unwrap_or_default()
+}
+
+/// What cursors of the list of leases belong to.
+const ALL_LEASES: &[u8] = b"leases";
+
+async fn list_leases(
+    rooms: &Rooms,
+    request: v1::ListLeasesRequest,
+    deadline: Instant,
+) -> Result<v1::ListLeasesResponse, Refusal> {
+    let limit = validate::page(request.page_size)?;
+    let after = match after(&request.cursor, ALL_LEASES)? {
+        None => None,
+        Some(id) => {
+            let id = <[u8; 8]>::try_from(&id[..]).map(i64::from_be_bytes);
+            Some(validate::lease(id.map_err(|_| Refusal::invalid("the page cursor names no lease"))?)?)
+        }
+    };
     rooms.fresh(None, deadline).await?;
-    let read = rooms.read(Weight::Heavy, |view| Ok((view.leases(None, LEASES_MAX)?, view.revision())));
-    let (leases, revision) = read.await?;
+    let read = rooms.read(Weight::Heavy, move |view| Ok((view.leases(after, limit + 1)?, view.revision())));
+    let (mut leases, revision) = read.await?;
+    let mut next_cursor = Bytes::new();
+    if leases.len() > limit {
+        leases.truncate(limit);
+        let last = leases.last().map(|(lease, _)| lease.get().to_be_bytes());
+        next_cursor = next(last.as_ref().map(<[u8; 8]>::as_slice), revision, ALL_LEASES);
+    }
     let lease_ids = leases.into_iter().map(|(lease, _)| lease.get()).collect();
-    Ok(v1::ListLeasesResponse { header: Some(rooms.header(revision)), lease_ids })
+    Ok(v1::ListLeasesResponse { header: Some(rooms.header(revision)), lease_ids, next_cursor })
 }
 
 async fn keep_alive(rooms: Arc<Rooms>, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveResponse, Refusal> {
@@ -129,6 +182,6 @@ impl Lease for LeaseDoor {
         request: Request<v1::ListLeasesRequest>,
     ) -> Result<Response<v1::ListLeasesResponse>, Status> {
         let deadline = deadline::of_request(request.metadata())?;
-        Ok(Response::new(list_leases(&self.0, deadline).await?))
+        Ok(Response::new(list_leases(&self.0, request.into_inner(), deadline).await?))
     }
 }
