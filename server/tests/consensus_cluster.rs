@@ -273,7 +273,8 @@ async fn a_snapshot_is_installed_behind_readers_of_the_old_store() {
     cluster.net.heal();
     leader.put("/a", "newest", soon()).await.unwrap();
     assert_eq!(behind.get("/a", soon()).await.unwrap().as_deref(), Some("newest"));
-    assert_eq!(behind.recorder.installed.lock().len(), 1, "by snapshot");
+    // One or two: the leader may have made another while it sent the first.
+    assert!(!behind.recorder.installed.lock().is_empty(), "by snapshot");
 
     let key = Key::new("/a").unwrap();
     assert_eq!(view.get(&key, None).unwrap().unwrap().value, "old", "a reader keeps what it has");
