@@ -5,10 +5,9 @@
 
 use quorate_proto::v1;
 use quorate_proto::{Key, LeaseId, Revision};
-use quorate_state::outcome::{ChangeKind, DeleteDone, KeyValue, Meta, PutDone, RangeDone, TxnDone, TxnResult};
+use quorate_state::outcome::{Change, ChangeKind, DeleteDone, KeyValue, Meta, PutDone, RangeDone, TxnDone, TxnResult};
 
 use crate::consensus::Member;
-use crate::watch::Picked;
 
 /// A key with everything.
 pub fn key_value(kv: KeyValue) -> v1::KeyValue {
@@ -120,30 +119,23 @@ pub fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The events of one revision that a watch wants.
-pub fn events(picked: Picked) -> Vec<v1::Event> {
-    let Picked { item, changes, previous } = picked;
-    let mut previous = previous.into_iter();
-    let changes = changes.into_iter().filter_map(|at| item.changes.get(at as usize));
-    changes
-        .map(|change| {
-            let previous = previous.next().flatten().map(key_value);
-            match &change.kind {
-                ChangeKind::Put { meta, value } => v1::Event {
-                    kind: v1::event::Kind::Put.into(),
-                    kv: Some(v1::KeyValue { value: value.clone(), ..self::meta(change.key.clone(), meta) }),
-                    previous,
-                    lease_ended: false,
-                },
-                ChangeKind::Delete { lease_ended } => v1::Event {
-                    kind: v1::event::Kind::Delete.into(),
-                    kv: Some(deleted(&change.key, item.revision)),
-                    previous,
-                    lease_ended: *lease_ended,
-                },
-            }
-        })
-        .collect()
+/// One change; `previous` is what stood there before, if that was asked for.
+pub fn event(change: &Change, revision: Revision, previous: Option<KeyValue>) -> v1::Event {
+    let previous = previous.map(key_value);
+    match &change.kind {
+        ChangeKind::Put { meta, value } => v1::Event {
+            kind: v1::event::Kind::Put.into(),
+            kv: Some(v1::KeyValue { value: value.clone(), ..self::meta(change.key.clone(), meta) }),
+            previous,
+            lease_ended: false,
+        },
+        ChangeKind::Delete { lease_ended } => v1::Event {
+            kind: v1::event::Kind::Delete.into(),
+            kv: Some(deleted(&change.key, revision)),
+            previous,
+            lease_ended: *lease_ended,
+        },
+    }
 }
 
 fn deleted(key: &Key, revision: Revision) -> v1::KeyValue {

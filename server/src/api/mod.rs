@@ -18,6 +18,7 @@ mod rooms;
 mod streams;
 mod validate;
 mod validate_txn;
+mod watches;
 
 pub use errors::Refusal;
 pub use health::watch_contact;

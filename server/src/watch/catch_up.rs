@@ -15,8 +15,14 @@ use quorate_state::view::{ReadError, View};
 use tokio::time::Instant;
 
 use super::interest::Interest;
+use super::notice::Picked;
+use super::watcher::Watcher;
+use super::window::Published;
 use crate::consensus::Consensus;
 use crate::error::ConsensusError;
+
+/// Bytes of a chunk. Each of many slow readers may hold one.
+const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// A piece of history.
 #[derive(Debug)]
@@ -63,4 +69,43 @@ impl History for ConsensusHistory {
         let consensus = Arc::clone(&self.0);
         Box::pin(async move { consensus.wait_revision(revision, deadline).await })
     }
+}
+
+/// Reads what a watch missed from `from` on, and the first revision that this does not cover.
+pub fn read(
+    history: &dyn History,
+    watcher: &Watcher,
+    from: Revision,
+    previous_values: bool,
+) -> Result<(Vec<Picked>, Revision), ReadError> {
+    let Chunk { revisions, next } = history.chunk(from, watcher.interest(), CHUNK_BYTES_MAX)?;
+    let mut items = Vec::with_capacity(revisions.len());
+    for revision in revisions {
+        assert!(revision.revision >= from && revision.revision < next, "history gives what was asked for");
+        let item = Arc::new(Published::new(revision));
+        let wanted = (0..).zip(&item.changes).filter(|(_, change)| watcher.interest().wants(change));
+        let changes: Vec<u32> = wanted.map(|(at, _)| at).collect();
+        if !changes.is_empty() {
+            items.push(Picked { item, changes, previous: Vec::new() });
+        }
+    }
+    if previous_values {
+        fill_previous(history, &mut items)?;
+    }
+    Ok((items, next))
+}
+
+/// Fetches what stood there before each change.
+pub fn fill_previous(history: &dyn History, items: &mut [Picked]) -> Result<(), ReadError> {
+    for picked in items {
+        let changes = picked.changes.iter().filter_map(|at| picked.item.changes.get(*at as usize));
+        let wanted: Vec<(Key, Revision)> = changes.map(|change| (change.key.clone(), change.previous)).collect();
+        let created = |(_, previous): &&(Key, Revision)| previous.get() == 0;
+        if wanted.iter().filter(created).count() == wanted.len() {
+            picked.previous = vec![None; wanted.len()];
+        } else {
+            picked.previous = history.previous(&wanted, picked.item.revision)?;
+        }
+    }
+    Ok(())
 }

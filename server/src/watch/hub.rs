@@ -8,7 +8,7 @@
 //! - One lock order: the hub's state, then a watcher's queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use quorate_proto::Revision;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::index::Index;
 use super::interest::Interest;
+use super::notice::Picked;
 use super::watcher::{Mailbox, Place, Watcher};
 use super::window::{Published, Window};
 
@@ -26,6 +27,8 @@ pub const WINDOW_BYTES_MAX: usize = 16 << 20;
 /// The hub. One per member.
 pub struct Hub {
     state: Mutex<State>,
+    /// The newest revision published, for those who need nothing else of the state.
+    newest: AtomicI64,
     next_id: AtomicU64,
     open: AtomicUsize,
     log_index: AtomicU64,
@@ -47,7 +50,7 @@ pub enum Taken {
     /// Whole revisions, in order. `more`: others wait behind them.
     Some {
         /// Each revision with the positions of its matching changes.
-        items: Vec<(Arc<Published>, Vec<u32>)>,
+        items: Vec<Picked>,
         /// Others wait.
         more: bool,
     },
@@ -67,6 +70,7 @@ impl Hub {
         let window = Window::new(window_bytes_max, Revision::ZERO);
         Self {
             state: Mutex::new(State { window, index: Index::default(), base: Revision::ZERO }),
+            newest: AtomicI64::new(Revision::ZERO.get()),
             next_id: AtomicU64::new(1),
             open: AtomicUsize::new(0),
             log_index: AtomicU64::new(0),
@@ -81,12 +85,13 @@ impl Hub {
         if state.base == Revision::ZERO {
             state.base = revision;
             state.window.reset(revision);
+            self.newest.store(revision.get(), Ordering::Release);
         }
     }
 
     /// The newest revision published.
     pub fn revision(&self) -> Revision {
-        self.state.lock().window.revision()
+        Revision(self.newest.load(Ordering::Acquire))
     }
 
     /// Index of the newest log entry that was applied here, as far as the hub was told.
@@ -164,11 +169,11 @@ impl Hub {
             state.index.remove(watcher);
             return Taken::Behind(first.revision);
         }
-        let mut items: Vec<(Arc<Published>, Vec<u32>)> = Vec::new();
+        let mut items: Vec<Picked> = Vec::new();
         let mut bytes = 0;
         while let Some(place) = queue.pending.front().copied() {
             match items.last_mut() {
-                Some((item, changes)) if item.revision == place.revision => changes.push(place.change),
+                Some(picked) if picked.item.revision == place.revision => picked.changes.push(place.change),
                 _ if bytes >= bytes_max => break,
                 _ => {
                     assert!(place.revision >= queue.next, "a change is taken once");
@@ -176,7 +181,7 @@ impl Hub {
                     let Some(item) = item else { unreachable!("the window holds all revisions from its first on") };
                     bytes += item.bytes;
                     queue.next = place.revision.next();
-                    items.push((item, vec![place.change]));
+                    items.push(Picked { item, changes: vec![place.change], previous: Vec::new() });
                 }
             }
             queue.pending.pop_front();
@@ -222,6 +227,7 @@ impl Hub {
         for revision in changes.revisions {
             state.publish(revision);
         }
+        self.newest.store(state.window.revision().get(), Ordering::Release);
     }
 
     /// The store was replaced. Live watches go on from history, at the first revision that they were not given.
@@ -230,6 +236,7 @@ impl Hub {
         let unseen = state.window.revision().next();
         state.window.reset(revision);
         state.base = revision;
+        self.newest.store(revision.get(), Ordering::Release);
         for watcher in state.index.drain().values() {
             let mut queue = watcher.queue();
             queue.fall_behind(unseen);

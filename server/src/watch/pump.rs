@@ -74,6 +74,8 @@ impl Pump {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
     use std::time::Duration;
 
     use super::*;
@@ -86,12 +88,15 @@ mod tests {
         for round in 0..3 {
             let other = Arc::clone(&mailbox);
             std::thread::spawn(move || [1, 2, 3].map(|tag| other.put(tag))).join().unwrap();
-            let filled = tokio::time::timeout(Duration::from_secs(10), mailbox.filled()).await;
-            assert!(filled.is_ok(), "round {round}");
             let mut tags = Vec::new();
-            while let Some(tag) = mailbox.pop() {
-                tags.push(tag);
-            }
+            let filled = poll_fn(|cx| {
+                mailbox.wakes(cx.waker());
+                while let Some(tag) = mailbox.pop() {
+                    tags.push(tag);
+                }
+                if tags.len() < 3 { Poll::Pending } else { Poll::Ready(()) }
+            });
+            assert!(tokio::time::timeout(Duration::from_secs(10), filled).await.is_ok(), "round {round}");
             assert_eq!(tags, [1, 2, 3]);
         }
         tasks.stop();

@@ -1,33 +1,38 @@
 //! The watches of one stream: opens them, feeds them from history until they are live, and gives out what there is.
 //!
 //! Invariants:
-//! - [`Session::next`] may be dropped at any time; nothing is lost by it.
+//! - Whoever polls a session is woken when there is something new: what happens seldom rings the alarm, live watches
+//!   stand in the mailbox. Both are looked at once more after they were told whom to wake.
 //! - What a session holds in memory is bounded: one chunk for each of [`READS_MAX`] watches that catch up, and one
 //!   message of live events. It does nothing more while what it gave out is not fetched.
 //! - A mark says a revision up to which everything was given out before the mark; one of the session, to all watches.
 //!   It is never before the first revision wanted: a client that resumes after it would hear of what it did not ask for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use quorate_proto::{Key, Revision};
+use futures::StreamExt as _;
+use quorate_proto::Revision;
 use quorate_state::view::ReadError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_stream::wrappers::WatchStream;
 
-use super::catch_up::{Chunk, History};
+use super::alarm::Alarm;
+use super::catch_up::{History, fill_previous, read};
 use super::hub::{Hub, Taken};
 use super::notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
 use super::pump::Pump;
 use super::watcher::{Mailbox, Watcher};
-use super::window::Published;
 use crate::error::ConsensusError;
 
 /// How many watches of a session read history at the same time.
 const READS_MAX: usize = 4;
-/// Bytes of a chunk of history, and of what is taken from the window at once.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Bytes of what is taken from the window at once: what one message of a stream that is behind costs until it is read.
+const TAKE_BYTES_MAX: usize = 32 << 10;
 
 /// How many marks of the whole session may be asked for at once.
 const SESSION_MARKS_MAX: usize = 64;
@@ -86,10 +91,14 @@ pub struct Session {
     reading: usize,
     jobs: JoinSet<Done>,
     due: BTreeSet<(Instant, u64)>,
+    /// Ends no later than the first mark is due.
+    timer: Option<Pin<Box<Sleep>>>,
     /// Marks of the whole session that were asked for: the least revision that they may say, and how many.
     marks_of_all: Option<(Revision, usize)>,
     on_contact_loss: OnContactLoss,
     contact_lost: watch::Receiver<bool>,
+    contact_changes: WatchStream<bool>,
+    alarm: Arc<Alarm>,
 }
 
 impl Session {
@@ -106,9 +115,12 @@ impl Session {
             reading: 0,
             jobs: JoinSet::new(),
             due: BTreeSet::new(),
+            timer: None,
             marks_of_all: None,
             on_contact_loss,
+            contact_changes: WatchStream::from_changes(contact_lost.clone()),
             contact_lost,
+            alarm: Arc::default(),
         }
     }
 
@@ -138,7 +150,7 @@ impl Session {
         self.len() == 0
     }
 
-    /// Opens a watch. What follows comes from [`Session::next`].
+    /// Opens a watch. What follows comes from [`Session::poll_next`].
     ///
     /// # Panics
     /// When the tag is in use.
@@ -157,6 +169,7 @@ impl Session {
             Some((revision, deadline)) if revision > self.hub.revision() => {
                 let reached = self.history.reached(revision, deadline);
                 self.jobs.spawn(async move { Done { tag, watcher_id: id, what: DoneWhat::Reached(reached.await) } });
+                self.alarm.again();
             }
             _ => self.start(tag),
         }
@@ -172,8 +185,10 @@ impl Session {
     /// Asks for a mark of each watch, as soon as it has been given everything.
     pub fn ask_marks(&mut self) {
         for (tag, watch) in &mut self.watches {
-            watch.mark_wanted = true;
-            self.mailbox.put(*tag);
+            // One that is still to come serves for both.
+            if !std::mem::replace(&mut watch.mark_wanted, true) {
+                self.mailbox.put(*tag);
+            }
         }
     }
 
@@ -189,32 +204,55 @@ impl Session {
         }
     }
 
-    /// What there is to send next. Waits for it; safe to drop.
-    pub async fn next(&mut self) -> WatchNotice {
+    /// What there is to send next.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<WatchNotice> {
+        let mut will_be_woken = false;
         loop {
             if let Some(notice) = self.outbox.pop_front() {
-                return notice;
+                return Poll::Ready(notice);
             }
             self.read_queued();
             if self.give_session_marks() {
                 continue;
             }
-            if let Some(tag) = self.mailbox.pop() {
+            if let Some(waker) = self.alarm.rang() {
+                self.look(&mut Context::from_waker(&waker));
+            } else if let Some(tag) = self.mailbox.pop() {
                 self.collect(tag);
-                continue;
+            } else if will_be_woken {
+                return Poll::Pending;
+            } else {
+                will_be_woken = true;
+                self.alarm.wakes(cx.waker());
+                self.mailbox.wakes(cx.waker());
             }
-            let due = self.due.first().map(|(due, _)| *due);
-            tokio::select! {
-                biased;
-                _ = self.contact_lost.changed() => self.contact_changed(),
-                () = self.mailbox.filled() => {}
-                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => match done {
-                    Ok(done) => self.finished(done),
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    Err(_) => {}
-                },
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.marks_due(),
+        }
+    }
+
+    /// What there is to send next. Waits for it; safe to drop.
+    #[cfg(test)]
+    pub async fn next(&mut self) -> WatchNotice {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Looks at what happens seldom.
+    fn look(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(_)) = self.contact_changes.poll_next_unpin(cx) {
+            self.contact_changed();
+        }
+        while let Poll::Ready(Some(done)) = self.jobs.poll_join_next(cx) {
+            match done {
+                Ok(done) => self.finished(done),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
             }
+        }
+        while let Some(timer) = &mut self.timer {
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.timer = None;
+            self.marks_due();
         }
     }
 
@@ -249,7 +287,7 @@ impl Session {
         if watch.phase != Phase::Live {
             return;
         }
-        match self.hub.take(&watch.watcher, CHUNK_BYTES_MAX) {
+        match self.hub.take(&watch.watcher, TAKE_BYTES_MAX) {
             Taken::Nothing => {
                 if watch.mark_wanted {
                     self.mark(tag);
@@ -261,9 +299,6 @@ impl Session {
             }
             Taken::Some { items, more } => {
                 let again = watch.mark_wanted && !more;
-                let items = items.into_iter();
-                let items: Vec<Picked> =
-                    items.map(|(item, changes)| Picked { item, changes, previous: Vec::new() }).collect();
                 if let Some(first) = items.first().filter(|_| watch.spec.previous_values) {
                     watch.phase = Phase::Fetching(first.item.revision);
                     self.fetch(tag, items);
@@ -284,6 +319,7 @@ impl Session {
             let fetched = fill_previous(&*history, &mut items).map(|()| items);
             Done { tag, watcher_id, what: DoneWhat::Fetched(fetched) }
         });
+        self.alarm.again();
     }
 
     /// Starts as many reads of history as may run.
@@ -300,6 +336,7 @@ impl Session {
                 let read = read(&*history, &watcher, from, previous_values);
                 Done { tag, watcher_id: watcher.id(), what: DoneWhat::Read(read) }
             });
+            self.alarm.again();
         }
     }
 
@@ -388,6 +425,7 @@ impl Session {
             self.mark(tag);
             self.touch(tag);
         }
+        self.set_timer();
     }
 
     /// Something was sent: the next mark by time is a whole interval away.
@@ -399,6 +437,16 @@ impl Session {
             self.due.remove(&(was, tag));
         }
         self.due.insert((due, tag));
+        self.set_timer();
+    }
+
+    /// What is due moves away with every event, the timer only when it has ended or is too late.
+    fn set_timer(&mut self) {
+        let Some((due, _)) = self.due.first() else { return };
+        if self.timer.as_ref().is_none_or(|timer| timer.deadline() > *due) {
+            self.timer = Some(Box::pin(sleep_until(*due)));
+            self.alarm.again();
+        }
     }
 
     fn contact_changed(&mut self) {
@@ -437,41 +485,4 @@ fn over(error: &ReadError) -> WatchOver {
         ReadError::Compacted { compacted, .. } => WatchOver::Compacted { compacted: *compacted },
         error => WatchOver::Unavailable(error.to_string()),
     }
-}
-
-fn read(
-    history: &dyn History,
-    watcher: &Watcher,
-    from: Revision,
-    previous_values: bool,
-) -> Result<(Vec<Picked>, Revision), ReadError> {
-    let Chunk { revisions, next } = history.chunk(from, watcher.interest(), CHUNK_BYTES_MAX)?;
-    let mut items = Vec::with_capacity(revisions.len());
-    for revision in revisions {
-        assert!(revision.revision >= from && revision.revision < next, "history gives what was asked for");
-        let item = Arc::new(Published::new(revision));
-        let wanted = (0..).zip(&item.changes).filter(|(_, change)| watcher.interest().wants(change));
-        let changes: Vec<u32> = wanted.map(|(at, _)| at).collect();
-        if !changes.is_empty() {
-            items.push(Picked { item, changes, previous: Vec::new() });
-        }
-    }
-    if previous_values {
-        fill_previous(history, &mut items)?;
-    }
-    Ok((items, next))
-}
-
-fn fill_previous(history: &dyn History, items: &mut [Picked]) -> Result<(), ReadError> {
-    for picked in items {
-        let changes = picked.changes.iter().filter_map(|at| picked.item.changes.get(*at as usize));
-        let wanted: Vec<(Key, Revision)> = changes.map(|change| (change.key.clone(), change.previous)).collect();
-        let created = |(_, previous): &&(Key, Revision)| previous.get() == 0;
-        if wanted.iter().filter(created).count() == wanted.len() {
-            picked.previous = vec![None; wanted.len()];
-        } else {
-            picked.previous = history.previous(&wanted, picked.item.revision)?;
-        }
-    }
-    Ok(())
 }

@@ -7,10 +7,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use quorate_proto::Revision;
-use tokio::sync::Notify;
 
 use super::interest::Interest;
 use super::pump::Pump;
@@ -124,7 +125,7 @@ impl Queue {
 pub struct Mailbox {
     tags: Mutex<Tags>,
     pump: Option<Arc<Pump>>,
-    notify: Notify,
+    session: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
@@ -156,10 +157,10 @@ impl Mailbox {
 
     /// Wakes the session, best from within its runtime.
     pub fn wake_session(&self) {
-        self.notify.notify_one();
+        self.session.wake();
     }
 
-    /// The first watch, if any. Ask until there is none before waiting for more.
+    /// The first watch, if any. Who has found none is woken by the next.
     pub fn pop(&self) -> Option<u64> {
         let mut tags = self.tags.lock();
         let first = tags.waiting.pop_front();
@@ -167,8 +168,8 @@ impl Mailbox {
         first
     }
 
-    /// Completes after something was put into the empty mailbox; look with [`Mailbox::pop`] first.
-    pub async fn filled(&self) {
-        self.notify.notified().await;
+    /// From now on the mailbox wakes this task. Look once more before waiting.
+    pub fn wakes(&self, task: &Waker) {
+        self.session.register(task);
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Invariants:
 //! - Revisions in it follow each other without a gap and end at `revision`.
-//! - It is over its bound by at most its newest revision, which it always keeps.
+//! - It is over its bound by at most its newest revision, which it always keeps. What the wires make of its events
+//!   comes on top: about as much again for each wire on which somebody watches them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quorate_proto::Revision;
 use quorate_state::outcome::{Change, ChangeKind, RevisionChanges};
+
+use super::encoded::{Encoded, WIRES, Wire};
 
 /// What a change weighs besides its key and value.
 const CHANGE_BYTES: usize = 160;
@@ -22,13 +25,24 @@ pub struct Published {
     pub changes: Vec<Change>,
     /// What it weighs in memory, roughly.
     pub bytes: usize,
+    encoded: [OnceLock<Encoded>; WIRES],
 }
 
 impl Published {
     /// Takes over what apply or history gave.
     pub fn new(revision: RevisionChanges) -> Self {
         let bytes = revision.changes.iter().map(change_bytes).sum();
-        Self { revision: revision.revision, changes: revision.changes, bytes }
+        Self { revision: revision.revision, changes: revision.changes, bytes, encoded: Default::default() }
+    }
+
+    /// Its events as a wire has them. `encode` is called the first time.
+    pub fn encoded(&self, wire: Wire, encode: impl FnOnce() -> Encoded) -> &Encoded {
+        let [native, etcd] = &self.encoded;
+        match wire {
+            Wire::Native => native,
+            Wire::Etcd => etcd,
+        }
+        .get_or_init(encode)
     }
 }
 

@@ -34,6 +34,7 @@ use tonic::{Code, Request, Response, Status};
 use super::deadline;
 use super::limits::MESSAGE_EXTRA_BYTES;
 use super::rooms::Rooms;
+use super::watches::WatchService;
 use crate::consensus::Leadership;
 use errors::Refused;
 
@@ -43,7 +44,7 @@ pub fn add_services(routes: &mut RoutesBuilder, rooms: &Arc<Rooms>) {
     let kv = pb::kv_server::KvServer::new(kv::KvDoor(Arc::clone(rooms))).max_decoding_message_size(bytes_max);
     routes
         .add_service(kv)
-        .add_service(pb::watch_server::WatchServer::new(watch::WatchDoor(Arc::clone(rooms))))
+        .add_service(WatchService::<watch::Watches>::new(Arc::clone(rooms)))
         .add_service(pb::lease_server::LeaseServer::new(lease::LeaseDoor(Arc::clone(rooms))))
         .add_service(pb::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
         .add_service(pb::maintenance_server::MaintenanceServer::new(maintenance::MaintenanceDoor(Arc::clone(rooms))))

@@ -1,70 +1,32 @@
 //! `Watch`: one stream, many watches.
 //!
 //! Invariants:
-//! - A client that has ended its own side goes on hearing of its watches; the stream ends when the last of them does.
 //! - `created` comes before the first event of a watch; events of one revision stand in one message, unless the watch
 //!   asked for fragments, and then nothing comes between the fragments.
 //! - The header of a message says no later revision than what the watch was given up to, except as the wire has it: one
 //!   that catches up hears the store's, and none hears an earlier one than before.
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::Stream;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::etcdserverpb::watch_request::RequestUnion;
-use quorate_proto::etcd::etcdserverpb::watch_server::Watch;
+use quorate_proto::etcd::mvccpb;
 use quorate_proto::{Key, Revision};
+use quorate_state::outcome::{Change, KeyValue};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 
-use super::errors::{self, Refused};
-use super::{events, has_leader, header, wants_leader};
+use super::{errors, events, has_leader, header, wants_leader};
 use crate::api::limits::ETCD_WATCHES_MAX;
 use crate::api::rooms::Rooms;
-use crate::api::streams::next_request;
-use crate::watch::{Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec};
+use crate::api::watches::{Dialect, Frames, Opened, field_of_messages, frame, pack};
+use crate::watch::{Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec, Wire};
 
 /// Stands for no watch, or for all of a stream.
 const NO_WATCH: i64 = -1;
-
-/// The service.
-pub struct WatchDoor(pub Arc<Rooms>);
-
-#[tonic::async_trait]
-impl Watch for WatchDoor {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<pb::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let needs_leader = wants_leader(request.metadata());
-        if needs_leader && !has_leader(&self.0) {
-            return Err(errors::NO_LEADER.into());
-        }
-        let watches = Watches {
-            session: self.0.watches(OnContactLoss::Wait),
-            closing: self.0.until_closing(),
-            contact_lost: needs_leader.then(|| self.0.hub.contact_lost()),
-            rooms: Arc::clone(&self.0),
-            requests: Some(request.into_inner()),
-            open: HashMap::new(),
-            next_id: 0,
-            outbox: VecDeque::new(),
-        };
-        let answers = futures::stream::unfold(Some(watches), |watches| async move {
-            let mut watches = watches?;
-            let answer = watches.next().await?;
-            let watches = answer.is_ok().then_some(watches);
-            Some((answer, watches))
-        });
-        Ok(Response::new(Box::pin(answers)))
-    }
-}
 
 /// What the stream knows of an open watch beside what the session does.
 struct Open {
@@ -74,152 +36,159 @@ struct Open {
 }
 
 /// The watches of one stream. The session's tag of a watch is its id, taken as unsigned.
-struct Watches {
-    session: Session,
-    closing: BoxFuture<'static, ()>,
-    contact_lost: Option<watch::Receiver<bool>>,
+pub struct Watches {
     rooms: Arc<Rooms>,
-    requests: Option<Streaming<pb::WatchRequest>>,
     open: HashMap<i64, Open>,
     next_id: i64,
-    outbox: VecDeque<pb::WatchResponse>,
 }
 
-impl Watches {
-    async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
-        loop {
-            if let Some(response) = self.outbox.pop_front() {
-                return Some(Ok(response));
-            }
-            if self.requests.is_none() && self.session.is_empty() {
-                return None;
-            }
-            tokio::select! {
-                biased;
-                () = &mut self.closing => return Some(Err(errors::STOPPED.into())),
-                () = cut_off(self.contact_lost.as_mut()) => return Some(Err(errors::NO_LEADER.into())),
-                message = next_request(&mut self.requests), if self.requests.is_some() => match message {
-                    Ok(Some(request)) => self.request(request),
-                    Ok(None) => self.requests = None,
-                    Err(status) => return Some(Err(status)),
-                },
-                notice = self.session.next() => if let Err(refused) = self.notice(notice) {
-                    return Some(Err(refused.into()));
-                },
-            }
+impl Dialect for Watches {
+    type Request = pb::WatchRequest;
+    type Response = pb::WatchResponse;
+    type Event = mvccpb::Event;
+    const SERVICE: &'static str = pb::watch_server::SERVICE_NAME;
+    const WIRE: Wire = Wire::Etcd;
+    const EVENTS_FIELD: u8 = field_of_messages(11);
+
+    fn open(rooms: &Arc<Rooms>, metadata: &MetadataMap) -> Result<Opened<Self>, Status> {
+        let needs_leader = wants_leader(metadata);
+        if needs_leader && !has_leader(rooms) {
+            return Err(errors::NO_LEADER.into());
         }
+        let closing = rooms.until_closing();
+        let mut contact_lost = needs_leader.then(|| rooms.hub.contact_lost());
+        Ok(Opened {
+            dialect: Self { rooms: Arc::clone(rooms), open: HashMap::new(), next_id: 0 },
+            session: rooms.watches(OnContactLoss::Wait),
+            over: Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    () = closing => errors::STOPPED.into(),
+                    () = cut_off(contact_lost.as_mut()) => errors::NO_LEADER.into(),
+                }
+            }),
+        })
     }
 
-    fn request(&mut self, request: pb::WatchRequest) {
+    fn request(&mut self, request: pb::WatchRequest, session: &mut Session, frames: &mut Frames) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                if let Err(reason) = self.create(create) {
+                if let Err(reason) = self.create(create, session) {
                     let header = Some(header(&self.rooms, self.rooms.hub.revision()));
-                    self.outbox.push_back(pb::WatchResponse {
+                    frames.push_back(frame(&pb::WatchResponse {
                         header,
                         watch_id: NO_WATCH,
                         created: true,
                         canceled: true,
                         cancel_reason: reason,
                         ..pb::WatchResponse::default()
-                    });
+                    }));
                 }
             }
             // An id that is not known is passed over.
-            Some(RequestUnion::CancelRequest(cancel)) => drop(self.session.cancel(tag(cancel.watch_id))),
-            Some(RequestUnion::ProgressRequest(_)) => self.session.ask_session_mark(),
+            Some(RequestUnion::CancelRequest(cancel)) => drop(session.cancel(tag(cancel.watch_id))),
+            Some(RequestUnion::ProgressRequest(_)) => session.ask_session_mark(),
             None => {}
         }
     }
 
+    /// An error ends the stream: its clients open another, which they do not do for a watch that was cancelled.
+    fn notice(&mut self, notice: WatchNotice, session: &Session, frames: &mut Frames) -> Result<(), Status> {
+        let response = match notice {
+            WatchNotice::Created { tag, revision } => {
+                pb::WatchResponse { created: true, ..self.response(tag, revision) }
+            }
+            WatchNotice::Mark { tag, revision } => self.response(tag, revision),
+            WatchNotice::SessionMark { revision } => {
+                let header = Some(header(&self.rooms, revision));
+                pb::WatchResponse { header, watch_id: NO_WATCH, ..pb::WatchResponse::default() }
+            }
+            WatchNotice::Events { tag, items } => {
+                let fragments = self.open.get(&id(tag)).is_some_and(|open| open.fragments);
+                pack(self, tag, items, fragments, frames);
+                return Ok(());
+            }
+            WatchNotice::Ended { tag, over } => {
+                let response = self.response(tag, self.rooms.hub.revision());
+                // Another watch may have its id by now.
+                if !session.contains(tag) {
+                    self.open.remove(&id(tag));
+                }
+                match over {
+                    WatchOver::Cancelled => pb::WatchResponse { canceled: true, ..response },
+                    WatchOver::Compacted { compacted } => pb::WatchResponse {
+                        header: Some(header(&self.rooms, Revision::ZERO)),
+                        canceled: true,
+                        compact_revision: compacted.get(),
+                        ..response
+                    },
+                    WatchOver::Unavailable(reason) => {
+                        tracing::info!(reason, "a watch cannot go on here; its stream ends");
+                        return Err(errors::BEHIND.into());
+                    }
+                }
+            }
+        };
+        frames.push_back(frame(&response));
+        Ok(())
+    }
+
+    /// Goes forward only.
+    fn says(&mut self, tag: u64, last: Revision) -> Revision {
+        self.open.get_mut(&id(tag)).map_or(last, |open| {
+            open.said = open.said.max(last);
+            open.said
+        })
+    }
+
+    fn head(&self, tag: u64, revision: Revision, fragment: bool) -> pb::WatchResponse {
+        let header = Some(header(&self.rooms, revision));
+        pb::WatchResponse { header, watch_id: id(tag), fragment, ..pb::WatchResponse::default() }
+    }
+
+    fn event(change: &Change, revision: Revision, previous: Option<KeyValue>) -> mvccpb::Event {
+        events::event(change, revision, previous)
+    }
+}
+
+impl Watches {
     /// Opens a watch, or says why not.
-    fn create(&mut self, create: pb::WatchCreateRequest) -> Result<(), String> {
+    fn create(&mut self, create: pb::WatchCreateRequest, session: &mut Session) -> Result<(), String> {
         if create.start_revision < 0 {
             return Err(errors::COMPACTED.text.into_owned());
         }
         let (id, fragments) = (create.watch_id, create.fragment);
         let spec = spec(create, &self.rooms)?;
         let id = match id {
-            0 => self.free_id(),
-            id if self.session.contains(tag(id)) => {
+            0 => self.free_id(session),
+            id if session.contains(tag(id)) => {
                 return Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned());
             }
             id => id,
         };
-        if self.session.len() >= ETCD_WATCHES_MAX {
+        if session.len() >= ETCD_WATCHES_MAX {
             return Err(format!("quorate: a stream has at most {ETCD_WATCHES_MAX} watches; open another"));
         }
         self.open.insert(id, Open { fragments, said: Revision::ZERO });
-        self.session.create(tag(id), spec);
+        session.create(tag(id), spec);
         Ok(())
     }
 
     /// 0, 1, 2, …, without those that clients chose themselves.
-    fn free_id(&mut self) -> i64 {
+    fn free_id(&mut self, session: &Session) -> i64 {
         loop {
             let id = self.next_id;
             self.next_id = id.checked_add(1).unwrap_or(0);
-            if !self.session.contains(tag(id)) {
+            if !session.contains(tag(id)) {
                 return id;
             }
         }
     }
 
-    /// An error ends the stream: its clients open another, which they do not do for a watch that was cancelled.
-    fn notice(&mut self, notice: WatchNotice) -> Result<(), Refused> {
-        match notice {
-            WatchNotice::Created { tag, revision } => {
-                let response = self.response(id(tag), revision);
-                self.outbox.push_back(pb::WatchResponse { created: true, ..response });
-            }
-            WatchNotice::Mark { tag, revision } => {
-                let response = self.response(id(tag), revision);
-                self.outbox.push_back(response);
-            }
-            WatchNotice::SessionMark { revision } => {
-                let header = Some(header(&self.rooms, revision));
-                self.outbox.push_back(pb::WatchResponse { header, watch_id: NO_WATCH, ..pb::WatchResponse::default() });
-            }
-            WatchNotice::Events { tag, items } => {
-                let last = items.last().map_or(Revision::ZERO, |last| last.item.revision);
-                let response = self.response(id(tag), last);
-                let fragments = self.open.get(&id(tag)).is_some_and(|open| open.fragments);
-                self.outbox.extend(events::messages(&response, items, fragments));
-            }
-            WatchNotice::Ended { tag, over } => {
-                let response = self.response(id(tag), self.rooms.hub.revision());
-                // Another watch may have its id by now.
-                if !self.session.contains(tag) {
-                    self.open.remove(&id(tag));
-                }
-                match over {
-                    WatchOver::Cancelled => {
-                        self.outbox.push_back(pb::WatchResponse { canceled: true, ..response });
-                    }
-                    WatchOver::Compacted { compacted } => self.outbox.push_back(pb::WatchResponse {
-                        header: Some(header(&self.rooms, Revision::ZERO)),
-                        canceled: true,
-                        compact_revision: compacted.get(),
-                        ..response
-                    }),
-                    WatchOver::Unavailable(reason) => {
-                        tracing::info!(reason, "a watch cannot go on here; its stream ends");
-                        return Err(errors::BEHIND);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A message of a watch, with a header that goes forward.
-    fn response(&mut self, id: i64, revision: Revision) -> pb::WatchResponse {
-        let revision = self.open.get_mut(&id).map_or(revision, |open| {
-            open.said = open.said.max(revision);
-            open.said
-        });
-        let header = Some(header(&self.rooms, revision));
-        pb::WatchResponse { header, watch_id: id, ..pb::WatchResponse::default() }
+    /// A message of a watch without events.
+    fn response(&mut self, tag: u64, revision: Revision) -> pb::WatchResponse {
+        let revision = self.says(tag, revision);
+        self.head(tag, revision, false)
     }
 }
 

@@ -19,6 +19,7 @@ use tonic::service::Routes;
 
 use super::limits::MESSAGE_EXTRA_BYTES;
 use super::rooms::Rooms;
+use super::watches::WatchService;
 use super::{etcd, health};
 
 /// All services of the client port: those of the native API and of etcd's wire, with reflection and health.
@@ -33,7 +34,7 @@ pub fn routes(rooms: &Arc<Rooms>) -> Result<Routes, tonic_reflection::server::Er
     routes
         .add_service(kv)
         .add_service(batch.max_decoding_message_size(bytes_max))
-        .add_service(v1::watch_server::WatchServer::new(watch::WatchDoor(Arc::clone(rooms))))
+        .add_service(WatchService::<watch::Watches>::new(Arc::clone(rooms)))
         .add_service(v1::lease_server::LeaseServer::new(lease::LeaseDoor(Arc::clone(rooms))))
         .add_service(v1::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
         .add_service(v1::admin_server::AdminServer::new(admin::AdminDoor(Arc::clone(rooms))))

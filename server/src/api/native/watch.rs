@@ -1,161 +1,137 @@
-//! `Watch`: one stream, many watches.
+//! `Watch`: what a stream is asked and told, in the words of the native API.
 //!
 //! Invariants:
-//! - A watch whose client has ended its own side goes on; the stream ends when its last watch does.
-//! - Events of one transaction come in one message, or in fragments that say so; a fragment is under 2 MiB unless one
-//!   single event is larger.
+//! - Each watch ends with a message that says why, unless the stream ends.
+//! - Events of one transaction come in one message, or in fragments that say so.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::stream::Stream;
-use prost::Message as _;
 use quorate_proto::v1;
 use quorate_proto::v1::watch_request::Request as Wire;
-use quorate_proto::v1::watch_server::Watch;
 use quorate_proto::{Key, Path, Revision};
 use quorate_state::command::Span;
-use tonic::{Request, Response, Status, Streaming};
+use quorate_state::outcome::{Change, KeyValue};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use crate::api::errors::Refusal;
-use crate::api::limits::{DEADLINE_DEFAULT, FRAGMENT_BYTES_MAX, PROGRESS_INTERVAL_MIN, WATCHES_MAX};
+use crate::api::limits::{DEADLINE_DEFAULT, PROGRESS_INTERVAL_MIN, WATCHES_MAX};
 use crate::api::rooms::Rooms;
-use crate::api::streams::next_request;
+use crate::api::watches::{Dialect, Frames, Opened, field_of_messages, frame, pack};
 use crate::api::{convert, deadline, validate};
-use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec};
+use crate::watch::{self, Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec};
 
-/// The service.
-pub struct WatchDoor(pub Arc<Rooms>);
-
-#[tonic::async_trait]
-impl Watch for WatchDoor {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<v1::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let watches = Watches {
-            session: self.0.watches(OnContactLoss::End),
-            closing: self.0.until_closing(),
-            rooms: Arc::clone(&self.0),
-            requests: Some(request.into_inner()),
-            outbox: VecDeque::new(),
-        };
-        let answers = futures::stream::unfold(Some(watches), |watches| async move {
-            let mut watches = watches?;
-            let answer = watches.next().await?;
-            let watches = answer.is_ok().then_some(watches);
-            Some((answer, watches))
-        });
-        Ok(Response::new(Box::pin(answers)))
-    }
-}
-
-/// The watches of one stream.
-struct Watches {
-    session: Session,
-    closing: BoxFuture<'static, ()>,
+/// The watches of one stream. The session's tag of a watch is its id.
+pub struct Watches {
     rooms: Arc<Rooms>,
-    requests: Option<Streaming<v1::WatchRequest>>,
-    outbox: VecDeque<v1::WatchResponse>,
 }
 
-impl Watches {
-    async fn next(&mut self) -> Option<Result<v1::WatchResponse, Status>> {
-        loop {
-            if let Some(response) = self.outbox.pop_front() {
-                return Some(Ok(response));
-            }
-            if self.requests.is_none() && self.session.is_empty() {
-                return None;
-            }
-            tokio::select! {
-                biased;
-                () = &mut self.closing => return Some(Err(Refusal::shutting_down().into())),
-                message = next_request(&mut self.requests), if self.requests.is_some() => match message {
-                    Ok(Some(request)) => self.request(request),
-                    Ok(None) => self.requests = None,
-                    Err(status) => return Some(Err(status)),
-                },
-                notice = self.session.next() => self.notice(notice),
-            }
-        }
+impl Dialect for Watches {
+    type Request = v1::WatchRequest;
+    type Response = v1::WatchResponse;
+    type Event = v1::Event;
+    const SERVICE: &'static str = v1::watch_server::SERVICE_NAME;
+    const WIRE: watch::Wire = watch::Wire::Native;
+    const EVENTS_FIELD: u8 = field_of_messages(6);
+
+    fn open(rooms: &Arc<Rooms>, _: &MetadataMap) -> Result<Opened<Self>, Status> {
+        let closing = rooms.until_closing();
+        Ok(Opened {
+            dialect: Self { rooms: Arc::clone(rooms) },
+            session: rooms.watches(OnContactLoss::End),
+            over: Box::pin(async move {
+                closing.await;
+                Refusal::shutting_down().into()
+            }),
+        })
     }
 
-    fn request(&mut self, request: v1::WatchRequest) {
+    fn request(&mut self, request: v1::WatchRequest, session: &mut Session, frames: &mut Frames) {
         match request.request {
             Some(Wire::Create(create)) => {
                 let tag = create.watch_id;
-                match self.spec(create) {
-                    Ok(spec) => self.session.create(tag, spec),
-                    Err(refusal) => self.end(tag, v1::watch_end::Reason::Invalid, refusal.message, Revision::ZERO),
+                match checked(create, session) {
+                    Ok(spec) => session.create(tag, spec),
+                    Err(refusal) => {
+                        let end = self.end(tag, v1::watch_end::Reason::Invalid, refusal.message, Revision::ZERO);
+                        frames.push_back(frame(&end));
+                    }
                 }
             }
-            Some(Wire::Cancel(cancel)) if !self.session.cancel(cancel.watch_id) => {
+            Some(Wire::Cancel(cancel)) if !session.cancel(cancel.watch_id) => {
                 let message = "there is no such watch in this stream (any more)".to_owned();
-                self.end(cancel.watch_id, v1::watch_end::Reason::Cancelled, message, Revision::ZERO);
+                let end = self.end(cancel.watch_id, v1::watch_end::Reason::Cancelled, message, Revision::ZERO);
+                frames.push_back(frame(&end));
             }
-            Some(Wire::Progress(_)) => self.session.ask_marks(),
+            Some(Wire::Progress(_)) => session.ask_marks(),
             Some(Wire::Cancel(_)) | None => {}
         }
     }
 
-    fn spec(&self, create: v1::WatchCreate) -> Result<WatchSpec, Refusal> {
-        if create.watch_id == 0 {
-            return Err(Refusal::invalid("watch_id is 0; choose another"));
-        }
-        if self.session.contains(create.watch_id) {
-            return Err(Refusal::invalid(format!("watch_id {} is in use in this stream", create.watch_id)));
-        }
-        if self.session.len() >= WATCHES_MAX {
-            return Err(Refusal::invalid(format!("a stream has at most {WATCHES_MAX} watches; open another")));
-        }
-        spec(create)
-    }
-
-    fn notice(&mut self, notice: WatchNotice) {
-        match notice {
+    fn notice(&mut self, notice: WatchNotice, _: &Session, frames: &mut Frames) -> Result<(), Status> {
+        let response = match notice {
             WatchNotice::Created { tag, revision } => {
-                self.outbox.push_back(v1::WatchResponse { created: true, ..self.response(tag, revision) });
+                v1::WatchResponse { created: true, ..self.head(tag, revision, false) }
             }
             WatchNotice::Mark { tag, revision } => {
-                let response = self.response(tag, revision);
-                self.outbox.push_back(v1::WatchResponse { progress_revision: revision.get(), ..response });
+                v1::WatchResponse { progress_revision: revision.get(), ..self.head(tag, revision, false) }
             }
             // Not asked for through this door.
-            WatchNotice::SessionMark { .. } => {}
+            WatchNotice::SessionMark { .. } => return Ok(()),
             WatchNotice::Events { tag, items } => {
-                // History may be ahead of what the hub has heard.
-                let last = items.last().map_or(Revision::ZERO, |last| last.item.revision);
-                let template = self.response(tag, self.rooms.hub.revision().max(last));
-                self.outbox.extend(fragments(&template, items, FRAGMENT_BYTES_MAX));
+                pack(self, tag, items, true, frames);
+                return Ok(());
             }
             WatchNotice::Ended { tag, over } => match over {
                 WatchOver::Cancelled => self.end(tag, v1::watch_end::Reason::Cancelled, String::new(), Revision::ZERO),
                 WatchOver::Compacted { compacted } => {
                     let message = format!("the next revision wanted is compacted; history begins at {compacted}");
-                    self.end(tag, v1::watch_end::Reason::Compacted, message, compacted);
+                    self.end(tag, v1::watch_end::Reason::Compacted, message, compacted)
                 }
                 WatchOver::Unavailable(message) => {
-                    self.end(tag, v1::watch_end::Reason::Unavailable, message, Revision::ZERO);
+                    self.end(tag, v1::watch_end::Reason::Unavailable, message, Revision::ZERO)
                 }
             },
-        }
+        };
+        frames.push_back(frame(&response));
+        Ok(())
     }
 
-    fn end(&mut self, tag: u64, reason: v1::watch_end::Reason, message: String, compacted: Revision) {
+    /// What the message reflects.
+    fn says(&mut self, _: u64, last: Revision) -> Revision {
+        last
+    }
+
+    fn head(&self, tag: u64, revision: Revision, fragment: bool) -> v1::WatchResponse {
+        let header = Some(self.rooms.header(revision));
+        v1::WatchResponse { watch_id: tag, header, fragment, ..v1::WatchResponse::default() }
+    }
+
+    fn event(change: &Change, revision: Revision, previous: Option<KeyValue>) -> v1::Event {
+        convert::event(change, revision, previous)
+    }
+}
+
+impl Watches {
+    fn end(&self, tag: u64, reason: v1::watch_end::Reason, message: String, compacted: Revision) -> v1::WatchResponse {
         let end = v1::WatchEnd { reason: reason.into(), message, compact_revision: compacted.get() };
-        let response = self.response(tag, self.rooms.hub.revision());
-        self.outbox.push_back(v1::WatchResponse { end: Some(end), ..response });
+        v1::WatchResponse { end: Some(end), ..self.head(tag, self.rooms.hub.revision(), false) }
     }
+}
 
-    fn response(&self, tag: u64, revision: Revision) -> v1::WatchResponse {
-        v1::WatchResponse { watch_id: tag, header: Some(self.rooms.header(revision)), ..v1::WatchResponse::default() }
+/// What a watch is to do, if the stream may have another.
+fn checked(create: v1::WatchCreate, session: &Session) -> Result<WatchSpec, Refusal> {
+    if create.watch_id == 0 {
+        return Err(Refusal::invalid("watch_id is 0; choose another"));
     }
+    if session.contains(create.watch_id) {
+        return Err(Refusal::invalid(format!("watch_id {} is in use in this stream", create.watch_id)));
+    }
+    if session.len() >= WATCHES_MAX {
+        return Err(Refusal::invalid(format!("a stream has at most {WATCHES_MAX} watches; open another")));
+    }
+    spec(create)
 }
 
 /// What a watch is to do, checked.
@@ -192,60 +168,4 @@ fn spec(create: v1::WatchCreate) -> Result<WatchSpec, Refusal> {
         progress_interval,
         min_revision: min_revision.map(|revision| (revision, deadline::after(DEADLINE_DEFAULT))),
     })
-}
-
-/// Packs events into messages of at most about `bytes_max`.
-fn fragments(template: &v1::WatchResponse, items: Vec<Picked>, bytes_max: usize) -> Vec<v1::WatchResponse> {
-    let mut messages = Vec::new();
-    let mut events: Vec<v1::Event> = Vec::new();
-    let (mut bytes, mut last) = (0, Revision::ZERO);
-    for picked in items {
-        let revision = picked.item.revision;
-        for event in convert::events(picked) {
-            let event_bytes = event.encoded_len();
-            if bytes + event_bytes > bytes_max && !events.is_empty() {
-                let events = std::mem::take(&mut events);
-                messages.push(v1::WatchResponse { events, fragment: last == revision, ..template.clone() });
-                bytes = 0;
-            }
-            bytes += event_bytes;
-            last = revision;
-            events.push(event);
-        }
-    }
-    if !events.is_empty() {
-        messages.push(v1::WatchResponse { events, ..template.clone() });
-    }
-    messages
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::watch::{Published, tests::puts};
-
-    #[test]
-    fn a_transaction_is_split_into_fragments_that_say_so() {
-        let picked = |revision: i64, count: u32| {
-            let item = Arc::new(Published::new(puts(revision, count, &"v".repeat(100))));
-            Picked { item, changes: (0..count).collect(), previous: Vec::new() }
-        };
-        let items = vec![picked(5, 1), picked(6, 10), picked(7, 1)];
-        let messages = fragments(&v1::WatchResponse::default(), items, 450);
-        let events: Vec<(i64, bool)> = messages
-            .iter()
-            .map(|message| (message.events.last().unwrap().kv.as_ref().unwrap().mod_revision, message.fragment))
-            .collect();
-        assert_eq!(messages.iter().map(|message| message.events.len()).sum::<usize>(), 12);
-        assert!(events.iter().filter(|(_, fragment)| *fragment).count() >= 2, "ten events do not fit in one message");
-        for (at, message) in messages.iter().enumerate() {
-            let last = message.events.last().unwrap().kv.as_ref().unwrap().mod_revision;
-            let goes_on = messages
-                .get(at + 1)
-                .is_some_and(|next| next.events.first().unwrap().kv.as_ref().unwrap().mod_revision == last);
-            assert_eq!(message.fragment, goes_on, "message {at}");
-        }
-    }
 }
