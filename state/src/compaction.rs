@@ -29,6 +29,12 @@ pub enum Purge {
     More,
 }
 
+/// Compacted revisions that are not purged yet.
+pub fn backlog<R: Read>(read: &R) -> Result<u64, Fault> {
+    let left = view::head(read)?.compacted.0.saturating_sub(purged(read)?.revision.0);
+    Ok(u64::try_from(left).unwrap_or(0))
+}
+
 /// Purges a bounded amount of compacted history in one write.
 pub fn purge_step<S: Store>(store: &S) -> Result<Purge, Fault> {
     purge_at_most(store, CHANGES_PER_STEP)

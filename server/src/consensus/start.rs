@@ -136,7 +136,7 @@ impl Consensus {
         tasks.spawn(Task::Barrier, &runtime, barrier_here_task.run(tasks.clone()));
         tasks.spawn(Task::Barrier, &runtime, barrier_at_leader_task.run(tasks.clone()));
         tend_disk(snapshotter, applied.store.clone(), snapshots.clone(), &tasks, &runtime);
-        tasks.spawn(Task::Purger, &runtime, purge(applied.store.clone(), tasks.clone()));
+        tasks.spawn(Task::Purger, &runtime, purge(applied.store.clone(), params.disk.clone(), tasks.clone()));
         let parts = Parts {
             id,
             raft,
