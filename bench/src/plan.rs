@@ -32,6 +32,8 @@ pub const FAILOVER_WRITERS: usize = 6;
 pub const FAILOVER_ATTEMPT: Duration = Duration::from_millis(100);
 /// A writer's pause after a refusal.
 pub const FAILOVER_PAUSE: Duration = Duration::from_millis(5);
+/// How long a writer passes over a connection that did not answer, while another does.
+pub const FAILOVER_SHUNNED: Duration = Duration::from_secs(1);
 /// Writing before and after the kill.
 pub const FAILOVER_MARGIN: Duration = Duration::from_secs(1);
 /// Callers that write history before it is compacted.
