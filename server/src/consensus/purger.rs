@@ -1,7 +1,7 @@
 //! Purges compacted history, at each member by itself, in small steps beside everything else.
 //!
 //! Nobody waits for it, and on a small machine it competes with those who read and write. So a backlog is worked off over
-//! about [`SPREAD`], faster only if there is so much of it, or no time: when disk is short.
+//! about half a minute, faster only if there is so much of it, or no time: when disk is short.
 //!
 //! Invariants:
 //! - A step is bounded and followed by a pause, because apply waits for the store behind it.
