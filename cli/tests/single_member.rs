@@ -22,7 +22,7 @@ fn command() -> Command {
 }
 
 fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    quorate_tests::address::free().to_string()
 }
 
 /// `quorate serve` as a single member.

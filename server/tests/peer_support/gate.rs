@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_tests::address::free;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -34,7 +35,7 @@ struct State {
 impl Gate {
     /// An open gate before `to`.
     pub async fn before(to: SocketAddr) -> Self {
-        let at = super::free_address();
+        let at = SocketAddr::from(free());
         let state = watch::Sender::new(State::default());
         let mut gate = Self { at, to, accepting: None, full: Vec::new(), state, passing: Arc::default() };
         gate.open().await;

@@ -39,6 +39,7 @@ use quorate_state::outcome::{Changes, KeyValue, LeaseChange};
 use quorate_state::store::{Read, Store, WriteBatch};
 use quorate_state::versions::STATE_VERSION;
 use quorate_state::view::View;
+use quorate_tests::address::free;
 use rocksdb::Cache;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -82,22 +83,18 @@ pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// Members called a, b, c, …, not started.
 pub fn peers(root: &tempfile::TempDir, count: usize) -> Vec<Peer> {
     let name = |n: usize| char::from(b'a' + u8::try_from(n).unwrap()).to_string();
     (0..count)
         .map(|n| {
-            let members_at = free_address();
+            let members_at = SocketAddr::from(free());
             Peer {
                 name: name(n),
                 dir: root.path().join(name(n)),
                 members_at,
                 told_at: members_at,
-                clients_at: free_address(),
+                clients_at: free().into(),
                 rules: SnapshotRules::default(),
                 timing: Timing::default(),
                 state_version_max: STATE_VERSION,

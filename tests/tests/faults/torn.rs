@@ -48,9 +48,10 @@ async fn a_log_that_lost_what_it_had_synced_costs_the_cluster_nothing_and_the_me
     let leader = cluster.wait_for_leader().await;
     let lost = (leader + 1) % 3;
     cluster.kill(lost);
+    // The very last record may be one that was never acknowledged: killed before its sync was noted. Half is more.
     let file = newest(&cluster.places[lost].data);
     let length = fs::metadata(&file).unwrap().len();
-    File::options().write(true).open(&file).unwrap().set_len(length - 100).unwrap();
+    File::options().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
     // It broke its promise, so it must not vote and append as if it had not; and it must say so at once. It used to sit
     // there in silence, while the leader never sent it anything again.
     for _ in 0..2 {
