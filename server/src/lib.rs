@@ -1,5 +1,6 @@
 //! A Quorate member as a library: start one with [`config::Config`], stop it, or embed one in a test.
 
+mod alarm;
 pub mod api;
 pub mod archive;
 mod authority;

@@ -13,12 +13,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BytesMut};
-use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::alarm::Alarm;
 
 /// What is gathered at most.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -27,35 +27,18 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 pub struct GatheringSocket<S> {
     socket: S,
     buffer: BytesMut,
-    tick: Arc<Tick>,
+    /// Rings at the end of the scheduler's tick.
+    tick: Arc<Alarm>,
     /// The end of this tick will wake the connection.
     armed: bool,
     /// A flush has begun and the socket did not take everything.
     writing: bool,
 }
 
-/// The end of the scheduler's tick.
-#[derive(Default)]
-struct Tick {
-    over: AtomicBool,
-    connection: AtomicWaker,
-}
-
-impl Wake for Tick {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.over.store(true, Ordering::Release);
-        self.connection.wake();
-    }
-}
-
 impl<S: AsyncWrite + Unpin> GatheringSocket<S> {
     /// Gathers what is written to `socket`. Use it on tokio's runtimes only.
     pub fn new(socket: S) -> Self {
-        Self { socket, buffer: BytesMut::new(), tick: Arc::default(), armed: false, writing: false }
+        Self { socket, buffer: BytesMut::new(), tick: Alarm::silent(), armed: false, writing: false }
     }
 
     /// Writes all that was gathered.
@@ -74,7 +57,7 @@ impl<S: AsyncWrite + Unpin> GatheringSocket<S> {
 
     /// Has the connection woken when the tick is over.
     fn arm(&mut self, cx: &Context<'_>) {
-        self.tick.connection.register(cx.waker());
+        self.tick.wakes(cx.waker());
         if !self.armed {
             self.armed = true;
             let waker = Waker::from(Arc::clone(&self.tick));
@@ -102,7 +85,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GatheringSocket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.tick.over.swap(false, Ordering::AcqRel) {
+        if self.tick.rang().is_some() {
             self.armed = false;
             return self.drain(cx);
         }

@@ -37,8 +37,12 @@ impl Cursor {
         bytes.into()
     }
 
-    /// What a client gave back for a listing of `listed`.
-    pub fn decode(bytes: &Bytes, listed: &[u8]) -> Result<Self, Refusal> {
+    /// What a client gave for a listing of `listed`: nothing, for the first page, or the cursor of the page before.
+    pub fn given(bytes: &Bytes, listed: &[u8]) -> Result<Option<Self>, Refusal> {
+        if bytes.is_empty() { Ok(None) } else { Self::decode(bytes, listed).map(Some) }
+    }
+
+    fn decode(bytes: &Bytes, listed: &[u8]) -> Result<Self, Refusal> {
         let malformed =
             || Refusal::invalid("the page cursor is malformed; pass next_cursor of the page before unchanged");
         let at = bytes.len().checked_sub(SUM).filter(|at| *at >= HEAD).ok_or_else(malformed)?;
@@ -63,7 +67,8 @@ mod tests {
     #[test]
     fn a_cursor_comes_back_as_it_left() {
         let cursor = Cursor { revision: Revision(77), after: "name".into() };
-        assert_eq!(Cursor::decode(&cursor.encode(b"/a"), b"/a"), Ok(cursor));
+        assert_eq!(Cursor::given(&cursor.encode(b"/a"), b"/a"), Ok(Some(cursor)));
+        assert_eq!(Cursor::given(&Bytes::new(), b"/a"), Ok(None));
     }
 
     #[test]

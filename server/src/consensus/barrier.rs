@@ -275,17 +275,17 @@ mod tests {
         let (here, there) = (ask(&handle, Target::Here), ask(&handle, leader));
         yield_now().await;
         end.send(()).expect("the round waits");
-        first.await.expect("it ends").expect("it is confirmed");
+        index(first).await;
 
         let (target, end) = held.next().await;
         assert_eq!(target, Target::Here);
         end.send(()).expect("the round waits");
-        here.await.expect("it ends").expect("it is confirmed");
+        index(here).await;
         assert!(!there.is_finished());
         let (target, end) = held.next().await;
         assert_eq!(target, leader);
         end.send(()).expect("the round waits");
-        there.await.expect("it ends").expect("it is confirmed");
+        index(there).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,6 @@
 //! (it ended at its bound of bytes), and 56 is in the window, so the watch joins there; had the window begun at 60,
 //! another chunk would have been read from 56 on.
 
-mod alarm;
 mod catch_up;
 mod encoded;
 mod hub;
@@ -26,7 +25,6 @@ mod session;
 mod watcher;
 mod window;
 
-pub use alarm::Alarm;
 pub use catch_up::{Chunk, ConsensusHistory, History};
 pub use encoded::{Encoded, Wire};
 pub use hub::Hub;

@@ -21,12 +21,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::wrappers::WatchStream;
 
-use super::alarm::Alarm;
 use super::catch_up::{History, fill_previous, read};
 use super::hub::{Hub, Taken};
 use super::notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
 use super::pump::Pump;
 use super::watcher::{Mailbox, Watcher};
+use crate::alarm::Alarm;
 use crate::error::ConsensusError;
 
 /// How many watches of a session read history at the same time.
@@ -120,7 +120,7 @@ impl Session {
             on_contact_loss,
             contact_changes: WatchStream::from_changes(contact_lost.clone()),
             contact_lost,
-            alarm: Arc::default(),
+            alarm: Alarm::ringing(),
         }
     }
 

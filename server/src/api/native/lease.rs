@@ -66,7 +66,8 @@ async fn time_to_live(
     let lease = validate::lease(request.lease_id)?;
     let limit = validate::page(request.page_size)?;
     let listed = format!("keys of lease {lease}");
-    let after = after(&request.cursor, listed.as_bytes())?.map(Key::new).transpose()?;
+    let cursor = Cursor::given(&request.cursor, listed.as_bytes())?;
+    let after = cursor.map(|cursor| Key::new(cursor.after)).transpose()?;
     let (granted_ttl_ms, remaining_ms) =
         rooms.consensus.time_to_live(lease, deadline).await.map_err(|error| rooms.explain(error))?;
     let mut revision = rooms.hub.revision();
@@ -98,11 +99,6 @@ fn fitting(keys: &[Key]) -> usize {
     over.map_or(keys.len(), |over| over.max(1))
 }
 
-/// After what a page is to begin.
-fn after(cursor: &Bytes, listed: &[u8]) -> Result<Option<Bytes>, Refusal> {
-    if cursor.is_empty() { Ok(None) } else { Ok(Some(Cursor::decode(cursor, listed)?.after)) }
-}
-
 /// The cursor for the page after this last item.
 fn next(last: Option<&[u8]>, revision: Revision, listed: &[u8]) -> Bytes {
     let cursor = |last| Cursor { revision, after: Bytes::copy_from_slice(last) }.encode(listed);
@@ -118,10 +114,10 @@ async fn list_leases(
     deadline: Instant,
 ) -> Result<v1::ListLeasesResponse, Refusal> {
     let limit = validate::page(request.page_size)?;
-    let after = match after(&request.cursor, ALL_LEASES)? {
+    let after = match Cursor::given(&request.cursor, ALL_LEASES)? {
         None => None,
-        Some(id) => {
-            let id = <[u8; 8]>::try_from(&id[..]).map(i64::from_be_bytes);
+        Some(Cursor { after, .. }) => {
+            let id = <[u8; 8]>::try_from(&after[..]).map(i64::from_be_bytes);
             Some(validate::lease(id.map_err(|_| Refusal::invalid("the page cursor names no lease"))?)?)
         }
     };

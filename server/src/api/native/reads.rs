@@ -47,7 +47,7 @@ pub async fn list(rooms: &Rooms, request: v1::ListRequest, deadline: Instant) ->
     let directory = validate::directory(request.path)?;
     let at = validate::at_revision(request.revision)?;
     let limit = validate::page(request.page_size)?;
-    let cursor = if request.cursor.is_empty() { None } else { Some(Cursor::decode(&request.cursor, &directory)?) };
+    let cursor = Cursor::given(&request.cursor, &directory)?;
     if let (Some(cursor), Some(at)) = (&cursor, at)
         && cursor.revision != at
     {

@@ -19,7 +19,8 @@ use http_body::Frame;
 use tonic::{Code, Status, Streaming};
 
 use super::{Dialect, Frames, Opened};
-use crate::watch::{Alarm, Session};
+use crate::alarm::Alarm;
+use crate::watch::Session;
 
 /// Requests that are done before other streams have their turn.
 const REQUESTS_MAX: usize = 64;
@@ -39,7 +40,7 @@ impl<D: Dialect> WatchStream<D> {
     /// That answers `requests`.
     pub fn new(opened: Opened<D>, requests: Streaming<D::Request>) -> Self {
         let Opened { dialect, session, over } = opened;
-        let (requests, alarm, frames) = (Some(requests), Arc::default(), Frames::default());
+        let (requests, alarm, frames) = (Some(requests), Alarm::ringing(), Frames::default());
         Self { dialect, session, requests, over, alarm, frames, ended: false }
     }
 

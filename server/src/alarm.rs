@@ -2,7 +2,7 @@
 //!
 //! A watch stream waits for events, and besides for requests, for the member's end, for jobs and timers. Polling all of
 //! them at each event costs more than the event does. So these are polled with the alarm's own waker, and looked at
-//! again only after it rang.
+//! again only after it rang. A socket that gathers writes learns so, among many wakes, which one is the end of the tick.
 //!
 //! Invariants:
 //! - What rings after a look is seen by the next one; nothing that rang is lost.
@@ -13,20 +13,24 @@ use std::task::{Wake, Waker};
 
 use futures::task::AtomicWaker;
 
-/// The alarm of one task. It rings at first, so that everything is polled once.
+/// The alarm of one task.
 #[derive(Debug)]
 pub struct Alarm {
     rang: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Default for Alarm {
-    fn default() -> Self {
-        Self { rang: AtomicBool::new(true), task: AtomicWaker::new() }
-    }
-}
-
 impl Alarm {
+    /// One that rings at first, so that everything is polled once.
+    pub fn ringing() -> Arc<Self> {
+        Arc::new(Self { rang: AtomicBool::new(true), task: AtomicWaker::new() })
+    }
+
+    /// One that rings only when it is woken.
+    pub fn silent() -> Arc<Self> {
+        Arc::new(Self { rang: AtomicBool::new(false), task: AtomicWaker::new() })
+    }
+
     /// If it rang: what to poll with, to be rung again.
     pub fn rang(self: &Arc<Self>) -> Option<Waker> {
         let rang = self.rang.load(Ordering::Relaxed) && self.rang.swap(false, Ordering::AcqRel);
@@ -64,7 +68,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_rings_wakes_the_task_and_is_seen_once() {
-        let alarm = Arc::new(Alarm::default());
+        assert!(Alarm::silent().rang().is_none());
+        let alarm = Alarm::ringing();
         let waker = alarm.rang().expect("everything is polled once");
         assert!(alarm.rang().is_none());
         let ringer = std::thread::spawn(move || waker.wake());
