@@ -100,16 +100,8 @@ impl Consensus {
     /// The members once the entry at `index` is known here. It is committed; when this member learns of it too late, the
     /// answer is what it knows.
     async fn members_at(&self, index: u64, deadline: Instant) -> Vec<Member> {
-        let mut metrics = self.raft().metrics();
-        let known = async {
-            loop {
-                let seen = metrics.borrow_and_update().membership_config.log_id().as_ref().map_or(0, |at| at.index);
-                if seen >= index || metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout_at(deadline, known).await;
+        let mut applied = self.applied();
+        let _ = tokio::time::timeout_at(deadline, applied.wait_for(|mark| mark.next_index > index)).await;
         self.status().members
     }
 

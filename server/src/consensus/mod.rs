@@ -111,7 +111,7 @@ pub struct Member {
     pub peer_address: String,
     /// `host:port` for clients.
     pub client_address: String,
-    /// Without a vote.
+    /// Without a vote, or its vote is not in force yet.
     pub learner: bool,
 }
 

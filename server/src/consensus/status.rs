@@ -4,6 +4,8 @@
 //! - openraft's metrics are borrowed for a few lines only: its core waits for whoever holds them.
 //! - A leader is named only while it is heard of: openraft itself goes on naming one that is dead until another is
 //!   elected, and a leader that has lost its quorum goes on naming itself.
+//! - A member is called a voter only when that is applied and no change of it is under way: whoever stops another member
+//!   because three are voters must not find that both of the two before are still needed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +35,7 @@ impl Consensus {
             applied_index: index(now.last_applied),
             committed_index: index(now.local_committed),
             last_log_index: now.last_log_index.unwrap_or(0),
-            members: members(now.membership_config.membership()),
+            members: members(now.membership_config.membership(), self.parts.applied.positions.lock().1.membership()),
             log_bytes: self.parts.log.live_bytes(),
         }
     }
@@ -78,17 +80,50 @@ impl Consensus {
     }
 }
 
-/// All members of a membership.
-pub fn members(membership: &Membership) -> Vec<Member> {
-    let voters: Vec<u64> = membership.voter_ids().collect();
+/// All members of the newest membership, committed or not; voters are those that count in all that is in force.
+fn members(newest: &Membership, applied: &Membership) -> Vec<Member> {
+    let sets = || newest.get_joint_config().iter().chain(applied.get_joint_config());
     let member = |(id, node): (&u64, &crate::consensus::types::Node)| {
         Some(Member {
             id: MemberId::new(*id)?,
             name: node.name.clone(),
             peer_address: node.peer_address.clone(),
             client_address: node.client_address.clone(),
-            learner: !voters.contains(id),
+            learner: !sets().all(|set| set.contains(id)),
         })
     };
-    membership.nodes().filter_map(member).collect()
+    newest.nodes().filter_map(member).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::consensus::types::Node;
+
+    fn membership(voters: &[&[u64]], all: &[u64]) -> Membership {
+        let sets: Vec<BTreeSet<u64>> = voters.iter().map(|set| set.iter().copied().collect()).collect();
+        let nodes: BTreeMap<u64, Node> = all.iter().map(|id| (*id, Node::default())).collect();
+        Membership::new(sets, nodes).expect("every voter is there")
+    }
+
+    #[test]
+    fn a_vote_counts_once_it_is_applied_and_nothing_changes_it() {
+        let voters = |newest: &Membership, applied: &Membership| -> Vec<u64> {
+            let all = members(newest, applied).into_iter();
+            all.filter(|member| !member.learner).map(|member| member.id.get()).collect()
+        };
+        let two = membership(&[&[1, 2]], &[1, 2, 3]);
+        let joint = membership(&[&[1, 2], &[1, 2, 3]], &[1, 2, 3]);
+        let three = membership(&[&[1, 2, 3]], &[1, 2, 3]);
+        // Promoting 3, step by step: only at the end may 2 be stopped.
+        for (newest, applied) in [(&two, &two), (&joint, &two), (&joint, &joint), (&three, &joint)] {
+            assert_eq!(voters(newest, applied), [1, 2], "{newest} {applied}");
+        }
+        assert_eq!(voters(&three, &three), [1, 2, 3]);
+        assert_eq!(members(&joint, &two).len(), 3);
+        // The first membership of all is there before anything is applied.
+        assert_eq!(voters(&three, &Membership::default()), [1, 2, 3]);
+    }
 }
