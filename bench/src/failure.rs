@@ -1,7 +1,7 @@
 //! What ends a run: whatever is not as a measurement needs it.
 //!
 //! Invariants:
-//! - A run that met an error in a measured window gives no numbers.
+//! - A work that met an error gives no numbers, and the run ends with it.
 
 use std::fmt::Display;
 

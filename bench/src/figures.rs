@@ -100,6 +100,11 @@ impl Figures {
         self.0[at].values.entry(subject).or_default().push(value);
     }
 
+    /// Takes over the figures of a work that is done.
+    pub fn append(&mut self, work: Self) {
+        self.0.extend(work.0);
+    }
+
     /// Adds what a window says: rate, latencies and CPU.
     pub fn add_window(&mut self, work: &str, subject: Subject, window: &mut Window) {
         self.add(work, Metric::Rate, subject, rate(window));

@@ -5,7 +5,7 @@
 //! define them in `plan.rs`, what is to be reached in `targets.rs`.
 //!
 //! Invariants:
-//! - Errors fail the run: there is no table of a run in which a measured call failed.
+//! - An error fails the run. The table of such a run says so, and has the works that were done before it.
 
 mod cluster;
 mod failure;
@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::Places;
 use crate::failure::{Result, io, wrong};
+use crate::figures::Figures;
 use crate::report::Report;
 use crate::works::Selection;
 
@@ -75,13 +76,16 @@ fn run(args: Args) -> Result<()> {
     let selection = Selection::of(&args.works)?;
     let places = Places { peer: args.peer, quorate: args.quorate, data: args.data };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
-    let figures =
-        runtime.map_err(io("cannot start"))?.block_on(unless_stopped(works::run(&places, &plan, &selection)))?;
-    let report = Report::new(&places, plan, figures)?;
-    println!("{}", report.table());
-    report.write(&args.out)?;
-    println!("Written to {}.", args.out.display());
-    Ok(())
+    let mut figures = Figures::default();
+    let works = works::run(&places, &plan, &selection, &mut figures);
+    let done = runtime.map_err(io("cannot start"))?.block_on(unless_stopped(works));
+    if !figures.rows().is_empty() {
+        let report = Report::new(&places, plan, figures, done.as_ref().err())?;
+        println!("{}", report.table());
+        report.write(&args.out)?;
+        println!("Written to {}.", args.out.display());
+    }
+    done
 }
 
 /// Ends early when asked to stop, so that members are killed and their data is removed.

@@ -34,8 +34,10 @@ pub const FAILOVER_ATTEMPT: Duration = Duration::from_millis(100);
 pub const FAILOVER_PAUSE: Duration = Duration::from_millis(5);
 /// How long a writer passes over a connection that did not answer, while another does.
 pub const FAILOVER_SHUNNED: Duration = Duration::from_secs(1);
-/// Writing before and after the kill.
+/// Writing before the kill, and without a longer pause at the end.
 pub const FAILOVER_MARGIN: Duration = Duration::from_secs(1);
+/// How long is looked on after the kill; longer while nothing is acknowledged.
+pub const FAILOVER_WINDOW: Duration = Duration::from_secs(5);
 /// Callers that write history before it is compacted.
 pub const HISTORY_CALLERS: usize = 512;
 /// Callers that read while history is compacted.

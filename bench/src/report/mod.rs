@@ -28,12 +28,14 @@ pub struct Report {
     value_bytes: usize,
     keys: u64,
     plan: Plan,
+    /// Why the run ended before all works were done.
+    failure: Option<String>,
     figures: Figures,
 }
 
 impl Report {
-    /// Of these figures.
-    pub fn new(places: &Places, plan: Plan, figures: Figures) -> Result<Self> {
+    /// Of these figures; of a run that ended early, with what it ended for.
+    pub fn new(places: &Places, plan: Plan, figures: Figures, failure: Option<&Failure>) -> Result<Self> {
         Ok(Self {
             machine: proc::machine(),
             peer: version(&places.peer)?,
@@ -44,6 +46,7 @@ impl Report {
             value_bytes: plan::VALUE_BYTES,
             keys: plan::KEYS,
             plan,
+            failure: failure.map(ToString::to_string),
             figures,
         })
     }
@@ -51,7 +54,8 @@ impl Report {
     /// The table, in Markdown.
     pub fn table(&self) -> String {
         let Self { peer, quorate, machine, .. } = self;
-        format!("{quorate} against {peer}; {machine}.\n\n{}", table::of(&self.figures))
+        let ended = self.failure.as_ref().map(|failure| format!("\n**This run ended early: {failure}.**\n"));
+        format!("{quorate} against {peer}; {machine}.\n\n{}{}", table::of(&self.figures), ended.unwrap_or_default())
     }
 
     /// Writes all three into a directory: `results.md`, `results.json`, `results.svg`.

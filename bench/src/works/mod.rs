@@ -79,29 +79,30 @@ impl Selection {
     }
 }
 
-/// Runs what is selected.
-pub async fn run(places: &Places, plan: &Plan, selection: &Selection) -> Result<Figures> {
-    let mut figures = Figures::default();
+/// Runs what is selected. Works that are done are in `figures` also when a later one fails; of that, nothing is.
+pub async fn run(places: &Places, plan: &Plan, selection: &Selection, figures: &mut Figures) -> Result<()> {
     let own_stage = [FAILOVER, RESTART];
     if selection.0.iter().any(|name| !own_stage.contains(&name.as_str())) {
         let stage = Stage::usual(places).await?;
-        on_one_stage(&stage, plan, selection, &mut figures).await?;
+        on_one_stage(&stage, plan, selection, figures).await?;
     }
     if selection.has(FAILOVER) {
         eprintln!("bench: {FAILOVER}");
-        let mut stage = Stage::usual(places).await?;
+        let (mut stage, mut own) = (Stage::usual(places).await?, Figures::default());
         for lane in stage.lanes.clone() {
-            failover::run(&mut stage, &lane, plan, &mut figures).await?;
+            failover::run(&mut stage, &lane, plan, &mut own).await?;
         }
+        figures.append(own);
     }
     if selection.has(RESTART) {
         eprintln!("bench: {RESTART}, {} keys", plan.restart_keys);
-        let mut stage = Stage::open(places, plan.restart_keys).await?;
+        let (mut stage, mut own) = (Stage::open(places, plan.restart_keys).await?, Figures::default());
         for subject in stage.lanes.iter().map(|lane| lane.subject).collect::<Vec<_>>() {
-            restart::run(&mut stage, subject, plan, &mut figures).await?;
+            restart::run(&mut stage, subject, plan, &mut own).await?;
         }
+        figures.append(own);
     }
-    Ok(figures)
+    Ok(())
 }
 
 async fn on_one_stage(stage: &Stage, plan: &Plan, selection: &Selection, figures: &mut Figures) -> Result<()> {
@@ -121,11 +122,13 @@ async fn on_one_stage(stage: &Stage, plan: &Plan, selection: &Selection, figures
     }
     if selection.has(COMPACTION) {
         eprintln!("bench: {COMPACTION}, {} revisions", plan.compacted_revisions);
+        let mut own = Figures::default();
         for round in 0..plan.compactions {
             for lane in order(&stage.lanes, round) {
-                compaction::run(lane, stage.cluster(lane.subject), round, plan, figures).await?;
+                compaction::run(lane, stage.cluster(lane.subject), round, plan, &mut own).await?;
             }
         }
+        figures.append(own);
     }
     let terms_after = stage.terms().await?;
     for lane in &stage.lanes {
@@ -149,12 +152,14 @@ async fn rounds(
     run: impl AsyncFn(&Lane, usize) -> Result<Window>,
 ) -> Result<()> {
     eprintln!("bench: {name}");
+    let mut own = Figures::default();
     for round in 0..plan.rounds {
         for lane in order(&stage.lanes, round).into_iter().filter(|lane| lane.services.contains(&needs)) {
             let mut window = run(lane, round).await?;
-            figures.add_window(name, lane.subject, &mut window);
+            own.add_window(name, lane.subject, &mut window);
         }
     }
+    figures.append(own);
     Ok(())
 }
 
