@@ -21,6 +21,7 @@ pub mod forward;
 pub mod forward_queue;
 pub mod forward_server;
 pub mod forward_wire;
+mod gathering;
 pub mod handle;
 pub mod leader_end;
 pub mod links;

@@ -2,8 +2,8 @@
 //! hundreds of callers.
 //!
 //! Invariants:
-//! - One entry is in flight at this leader; the next fills meanwhile. No timers: before sealing, the task yields a
-//!   few times so that ready sockets can join.
+//! - One entry is in flight at this leader; the next fills meanwhile. Before sealing, the task waits for those who come
+//!   again at once (see `gathering`), and yields a few times so that ready sockets can join.
 //! - A command is either claimed by the proposer, then its fate is the entry's, or by its caller (gone, or past its
 //!   deadline), then it is never proposed. So "not proposed" can be said for certain.
 //! - A command above the state version in force is refused before it is queued: a member might not know it.
@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::consensus::applier::AppliedMark;
 use crate::consensus::disk_watch::{DiskSpace, grows};
+use crate::consensus::gathering::Gathering;
 use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
 use crate::consensus::{Leadership, Proposed};
@@ -63,6 +64,7 @@ pub struct Proposer {
     queued_bytes: Arc<AtomicUsize>,
     /// Taken from the queue, but did not fit into the last batch.
     over: VecDeque<Waiting>,
+    gathering: Gathering,
     context: ProposerContext,
 }
 
@@ -131,6 +133,28 @@ struct Waiting {
     answer: Answer,
 }
 
+/// Commands that will be one entry.
+struct Batch {
+    commands: Vec<Waiting>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.commands.len() >= BATCH_COMMANDS_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
+    /// Gives back what does not fit.
+    fn add(&mut self, command: Waiting) -> Result<(), Waiting> {
+        if self.bytes + command.envelope.len() > BATCH_BYTES_MAX {
+            return Err(command);
+        }
+        self.bytes += command.envelope.len();
+        self.commands.push(command);
+        Ok(())
+    }
+}
+
 /// The caller's side of a waiting command: dropping it withdraws the command if it was not packed yet.
 struct Caller(Arc<AtomicBool>);
 
@@ -153,7 +177,13 @@ impl ProposerHandle {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let applied = context.applied.clone();
-        let proposer = Proposer { queue, queued_bytes: queued_bytes.clone(), over: VecDeque::new(), context };
+        let proposer = Proposer {
+            queue,
+            queued_bytes: queued_bytes.clone(),
+            over: VecDeque::new(),
+            gathering: Gathering::default(),
+            context,
+        };
         (Self { queue: sender, queued_bytes, applied }, proposer)
     }
 
@@ -223,28 +253,60 @@ impl Proposer {
                 }
             };
             let batch = self.fill(first).await;
+            let (commands, sealed) = (batch.len(), Instant::now());
             self.propose(batch).await;
+            self.gathering.answered(commands, sealed.elapsed(), self.over.len() + self.queue.len());
         }
     }
 
     async fn fill(&mut self, first: Waiting) -> Vec<Waiting> {
-        let mut bytes = first.envelope.len();
-        let mut batch = vec![first];
-        for round in 0..=YIELDS {
-            while batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
-                let Some(next) = self.over.pop_front().or_else(|| self.queue.try_recv().ok()) else { break };
-                if bytes + next.envelope.len() > BATCH_BYTES_MAX {
-                    self.over.push_front(next);
-                    return batch;
-                }
-                bytes += next.envelope.len();
-                batch.push(next);
+        let mut batch = Batch { bytes: first.envelope.len(), commands: vec![first] };
+        self.gather(&mut batch).await;
+        for _ in 0..YIELDS {
+            if !self.over.is_empty() || batch.is_full() {
+                break;
             }
-            if round < YIELDS && batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
-                tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            self.take(&mut batch);
+        }
+        batch.commands
+    }
+
+    /// Takes what is here, and waits for those who are likely to come.
+    async fn gather(&mut self, batch: &mut Batch) {
+        self.take(batch);
+        let wanted = self.gathering.wanted().min(BATCH_COMMANDS_MAX);
+        let is_ready = |batch: &Batch, over: &VecDeque<Waiting>| {
+            batch.commands.len() >= wanted || batch.is_full() || !over.is_empty()
+        };
+        if is_ready(batch, &self.over) {
+            return;
+        }
+        let began = Instant::now();
+        let mut timer = std::pin::pin!(tokio::time::sleep_until(began + self.gathering.patience()));
+        while !is_ready(batch, &self.over) {
+            tokio::select! {
+                biased;
+                next = self.queue.recv() => match next {
+                    Some(next) => self.over.push_back(next),
+                    None => break,
+                },
+                () = &mut timer => break,
+            }
+            self.take(batch);
+        }
+        self.gathering.waited(is_ready(batch, &self.over), began.elapsed());
+    }
+
+    /// Takes what is here, as far as it fits.
+    fn take(&mut self, batch: &mut Batch) {
+        while !batch.is_full() {
+            let Some(next) = self.over.pop_front().or_else(|| self.queue.try_recv().ok()) else { return };
+            if let Err(next) = batch.add(next) {
+                self.over.push_front(next);
+                return;
             }
         }
-        batch
     }
 
     async fn propose(&mut self, batch: Vec<Waiting>) {
