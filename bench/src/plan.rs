@@ -32,7 +32,7 @@ pub const FAILOVER_WRITERS: usize = 6;
 pub const FAILOVER_ATTEMPT: Duration = Duration::from_millis(100);
 /// A writer's pause after a refusal.
 pub const FAILOVER_PAUSE: Duration = Duration::from_millis(5);
-/// How long a writer passes over a connection that did not answer, while another does.
+/// How long a writer passes over a connection that did not answer, while another does; the others a little longer each.
 pub const FAILOVER_SHUNNED: Duration = Duration::from_secs(1);
 /// Writing before the kill, and without a longer pause at the end.
 pub const FAILOVER_MARGIN: Duration = Duration::from_secs(1);

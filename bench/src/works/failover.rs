@@ -112,6 +112,8 @@ async fn write(lane: Lane, round: usize, writer: usize, shared: Arc<Shared>) {
     let mut values = Values::new(&mut random(round, writer));
     let key = own_key("failover", writer);
     let mut shunned_until = vec![Instant::now(); lane.connections.len()];
+    // Of another length for each: else all would try the dead member again at the same moment, and that be a pause.
+    let shunned = FAILOVER_SHUNNED + FAILOVER_ATTEMPT * u32::try_from(writer).unwrap_or_default();
     for turn in writer.. {
         if shared.over.load(Ordering::Acquire) {
             return;
@@ -119,7 +121,7 @@ async fn write(lane: Lane, round: usize, writer: usize, shared: Arc<Shared>) {
         let at = next(turn, &shunned_until, Instant::now());
         let answer = timeout(FAILOVER_ATTEMPT, lane.connections[at].put(key.clone(), values.fresh(), 0)).await;
         let now = Instant::now();
-        shunned_until[at] = if matches!(answer, Ok(Ok(_))) { now } else { now + FAILOVER_SHUNNED };
+        shunned_until[at] = if matches!(answer, Ok(Ok(_))) { now } else { now + shunned };
         match answer {
             Ok(Ok(_)) => shared.with(|flow| flow.acknowledged(now)),
             Ok(Err(_)) => sleep(FAILOVER_PAUSE).await,
