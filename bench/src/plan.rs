@@ -37,7 +37,7 @@ pub const FAILOVER_SHUNNED: Duration = Duration::from_secs(1);
 /// Writing before the kill, and without a longer pause at the end.
 pub const FAILOVER_MARGIN: Duration = Duration::from_secs(1);
 /// How long is looked on after the kill; longer while nothing is acknowledged.
-pub const FAILOVER_WINDOW: Duration = Duration::from_secs(5);
+pub const FAILOVER_WINDOW: Duration = Duration::from_secs(3);
 /// Callers that write history before it is compacted.
 pub const HISTORY_CALLERS: usize = 512;
 /// Callers that read while history is compacted.
@@ -92,12 +92,12 @@ pub const FULL: Plan = Plan {
 /// `make bench QUICK=1`.
 pub const QUICK: Plan = Plan {
     rounds: 2,
-    warm_up: Duration::from_millis(200),
-    measured: Duration::from_millis(600),
+    warm_up: Duration::from_millis(150),
+    measured: Duration::from_millis(500),
     compactions: 1,
     compacted_revisions: 50_000,
     compacting: Duration::from_secs(2),
     kills: 2,
-    restart_keys: 100_000,
+    restart_keys: 50_000,
     restarts: 1,
 };
