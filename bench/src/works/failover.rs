@@ -94,7 +94,7 @@ pub async fn run(stage: &mut Stage, lane: &Lane, plan: &Plan, figures: &mut Figu
     Ok(())
 }
 
-/// Looks on for the length of the window, or until writes flow again. Gives the longest pause.
+/// Looks on for the length of the window, and longer until writes flow again. Gives the longest pause.
 async fn look_on(lane: &Lane, shared: &Shared, window: Duration) -> Result<Duration> {
     let since = Instant::now();
     while since.elapsed() < PATIENCE {

@@ -141,7 +141,8 @@ impl Consensus {
         self.wait_mark(deadline, "a revision to arrive here", |mark| mark.revision >= revision.get()).await
     }
 
-    async fn wait_mark(
+    /// Waits until the local store is that far.
+    pub(super) async fn wait_mark(
         &self,
         deadline: Instant,
         waiting_for: &'static str,

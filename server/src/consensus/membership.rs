@@ -100,8 +100,7 @@ impl Consensus {
     /// The members once the entry at `index` is known here. It is committed; when this member learns of it too late, the
     /// answer is what it knows.
     async fn members_at(&self, index: u64, deadline: Instant) -> Vec<Member> {
-        let mut applied = self.applied();
-        let _ = tokio::time::timeout_at(deadline, applied.wait_for(|mark| mark.next_index > index)).await;
+        let _ = self.wait_mark(deadline, "the change to be applied", |mark| mark.next_index > index).await;
         self.status().members
     }
 

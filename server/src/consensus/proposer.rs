@@ -275,7 +275,7 @@ impl Proposer {
     /// Takes what is here, and waits for those who are likely to come.
     async fn gather(&mut self, batch: &mut Batch) {
         self.take(batch);
-        let wanted = self.gathering.wanted().min(BATCH_COMMANDS_MAX);
+        let wanted = self.gathering.wanted();
         let is_ready = |batch: &Batch, over: &VecDeque<Waiting>| {
             batch.commands.len() >= wanted || batch.is_full() || !over.is_empty()
         };
