@@ -9,12 +9,14 @@ mod etcd;
 mod native;
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::etcd::KeepAlives;
 use crate::cluster::{Standing, System};
 use crate::failure::{Result, wrong};
-use crate::plan::VALUE_BYTES;
+use crate::plan::{LEASE_TTL, VALUE_BYTES};
 
 /// One connection.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub enum Service {
     Lease,
     /// Watches.
     Watch,
+    /// Locks.
+    Lock,
 }
 
 /// A watch of one key.
@@ -51,6 +55,19 @@ pub enum Watcher {
     Etcd(Box<etcd::EtcdWatch>),
     /// Quorate's client.
     Native(native::NativeWatch),
+}
+
+/// Who takes locks.
+pub enum Locker {
+    /// On etcd's wire.
+    Etcd {
+        /// Of the contender.
+        lease: i64,
+        /// The contender's key.
+        held: Option<Bytes>,
+    },
+    /// Quorate's client.
+    Native(native::NativeLocker),
 }
 
 /// Runs the call on whichever client it is.
@@ -103,9 +120,52 @@ impl Connection {
         }
     }
 
-    /// Grants a lease; its id.
-    pub async fn grant(&self) -> Result<i64> {
-        either!(self, wire => wire.grant())
+    /// Grants a lease that nobody keeps alive; its id.
+    pub async fn grant(&self, ttl: Duration) -> Result<i64> {
+        either!(self, wire => wire.grant(ttl))
+    }
+
+    /// How many leases there are.
+    pub async fn leases(&self) -> Result<usize> {
+        either!(self, wire => wire.leases())
+    }
+
+    /// A stream of keep-alives. Quorate's own client keeps its leases alive by itself, and has none.
+    pub async fn keep_alives(&self) -> Result<KeepAlives> {
+        match self {
+            Self::Etcd(wire) => wire.keep_alives().await,
+            Self::Native(_) => wrong("a client that keeps leases alive by itself was asked for a stream of keep-alives"),
+        }
+    }
+
+    /// Who takes locks with a lease of its own.
+    pub async fn locker(&self) -> Result<Locker> {
+        Ok(match self {
+            Self::Etcd(wire) => Locker::Etcd { lease: wire.grant(LEASE_TTL).await?, held: None },
+            Self::Native(wire) => Locker::Native(wire.locker().await?),
+        })
+    }
+
+    /// Waits until the lock is held.
+    pub async fn lock(&self, name: Bytes, locker: &mut Locker) -> Result<()> {
+        match (self, locker) {
+            (Self::Etcd(wire), Locker::Etcd { lease, held }) => *held = Some(wire.lock(name, *lease).await?),
+            (Self::Native(wire), Locker::Native(locker)) => wire.lock(name, locker).await?,
+            _ => return wrong("a lock is taken by another client"),
+        }
+        Ok(())
+    }
+
+    /// Gives up what is held.
+    pub async fn unlock(&self, locker: &mut Locker) -> Result<()> {
+        match (self, locker) {
+            (Self::Etcd(wire), Locker::Etcd { held, .. }) => match held.take() {
+                Some(key) => wire.unlock(key).await,
+                None => wrong("nothing is held"),
+            },
+            (Self::Native(_), Locker::Native(locker)) => locker.unlock().await,
+            _ => wrong("a lock is given up by another client"),
+        }
     }
 
     /// Writes many keys in one transaction.
@@ -145,7 +205,7 @@ pub async fn standing(system: System, address: SocketAddrV4) -> Result<Standing>
 /// Which parts of etcd's wire the member at this address serves.
 pub async fn served(address: SocketAddrV4) -> Result<Vec<Service>> {
     let mut served = Vec::new();
-    for service in [Service::Kv, Service::Lease, Service::Watch] {
+    for service in [Service::Kv, Service::Lease, Service::Watch, Service::Lock] {
         if etcd::is_served(service, address).await? {
             served.push(service);
         }

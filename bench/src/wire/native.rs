@@ -4,10 +4,11 @@
 //! - Each client knows one member only, so it is one connection and never goes elsewhere.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use quorate::{Client, Compare, LeaseId, Op, Relation, Revision, Txn, WatchStream};
+use quorate::{Client, Compare, LeaseGuard, LeaseId, LockGuard, Op, Relation, Revision, Txn, WatchStream};
 use quorate_proto::v1::StatusRequest;
 use quorate_proto::v1::admin_client::AdminClient;
 use tonic::transport::Endpoint;
@@ -19,6 +20,12 @@ use crate::plan::{LEASE_TTL, PATIENCE};
 /// One connection.
 #[derive(Clone)]
 pub struct Native(Client);
+
+/// Who takes locks.
+pub struct NativeLocker {
+    session: LeaseGuard,
+    held: Option<LockGuard>,
+}
 
 /// One watch.
 pub struct NativeWatch(WatchStream);
@@ -60,9 +67,24 @@ impl Native {
         Ok(())
     }
 
-    pub async fn grant(&self) -> Result<i64> {
-        let granted = self.0.lease(LEASE_TTL).grant_unattended().await.map_err(call("lease grant"))?;
+    pub async fn grant(&self, ttl: Duration) -> Result<i64> {
+        let granted = self.0.lease(ttl).grant_unattended().await.map_err(call("lease grant"))?;
         Ok(granted.id.get())
+    }
+
+    pub async fn leases(&self) -> Result<usize> {
+        Ok(self.0.leases().await.map_err(call("listing leases"))?.len())
+    }
+
+    pub async fn locker(&self) -> Result<NativeLocker> {
+        let session = self.0.lease(LEASE_TTL).grant().await.map_err(call("lease grant"))?;
+        Ok(NativeLocker { session, held: None })
+    }
+
+    pub async fn lock(&self, name: Bytes, locker: &mut NativeLocker) -> Result<()> {
+        let lock = self.0.lock(name).session(&locker.session);
+        locker.held = Some(lock.acquire().await.map_err(call("lock"))?);
+        Ok(())
     }
 
     pub async fn compact(&self, revision: i64) -> Result<()> {
@@ -72,6 +94,15 @@ impl Native {
 
     pub async fn watch(&self, key: Bytes) -> Result<NativeWatch> {
         Ok(NativeWatch(self.0.watch(key).start().await.map_err(call("watch"))?))
+    }
+}
+
+impl NativeLocker {
+    pub async fn unlock(&mut self) -> Result<()> {
+        match self.held.take() {
+            Some(guard) => guard.release().await.map_err(call("unlock")),
+            None => wrong("nothing is held"),
+        }
     }
 }
 
