@@ -11,7 +11,7 @@ pub mod data_dir;
 mod ephemeral;
 pub mod error;
 pub mod leader;
-mod recipes;
+pub mod recipes;
 pub mod restore;
 pub mod serve;
 mod server;

@@ -25,6 +25,6 @@ pub use contender::{Claim, Document};
 pub use error::RecipeError;
 pub use holds::{Which, downgrade, force_release, release};
 pub use leaders::{Observed, Observer, created_at, proclaim};
-pub use lines::Lines;
+pub use lines::{Cost, Lines};
 pub use look::Contest;
 pub use place::Bid;
