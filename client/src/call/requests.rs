@@ -147,7 +147,6 @@ calls! {
     lock.downgrade, DowngradeRequest => DowngradeResponse, Same;
     lock.describe, DescribeLockRequest => DescribeLockResponse, Read;
     lock.force_release, ForceReleaseRequest => ForceReleaseResponse, Same;
-    election.proclaim, ProclaimRequest => ProclaimResponse, Same;
     election.leader, LeaderRequest => LeaderResponse, Read;
     admin.status, StatusRequest => StatusResponse, Read;
     admin.digest, DigestRequest => DigestResponse, Read;

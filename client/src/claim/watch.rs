@@ -79,6 +79,8 @@ struct Entry {
     watched: Weak<Watched>,
     /// First revision of which nothing was seen.
     next: Revision,
+    /// Whether it existed just before that is not certain.
+    doubted: bool,
 }
 
 /// The client's end; its task runs once something is held.
@@ -105,7 +107,9 @@ impl HoldWatch {
         let (id, orders) = (running.last_id, running.orders.clone());
         let watched = Arc::new(Watched { id, lost: watch::Sender::new(None), orders });
         let next = Revision(revision.get().max(token.0)).next();
-        let entry = Entry { key, token, watched: Arc::downgrade(&watched), next };
+        // After a wait, the revision of the answer may be later than the look at the key.
+        let doubted = revision.get() > token.0;
+        let entry = Entry { key, token, watched: Arc::downgrade(&watched), next, doubted };
         // If the task is gone, so is the runtime.
         let _ = running.orders.send(Order::Watch(id, entry));
         watched
@@ -135,6 +139,9 @@ impl Rounds {
                 // The client is going away.
                 return;
             }
+            while let Some(id) = self.doubted().filter(|_| self.stream.is_some()) {
+                self.look(id).await;
+            }
             let response = OptionFuture::from(self.stream.as_mut().map(|stream| stream.responses.message()));
             tokio::select! {
                 order = self.queue.recv() => match order {
@@ -153,7 +160,9 @@ impl Rounds {
     async fn take(&mut self, order: Order) {
         match order {
             Order::Watch(id, entry) => {
-                self.send(create(id, &entry)).await;
+                if !entry.doubted {
+                    self.send(create(id, &entry)).await;
+                }
                 self.entries.insert(id, entry);
             }
             Order::Forget(id) => {
@@ -177,7 +186,7 @@ impl Rounds {
         let Some(shared) = self.shared.upgrade() else { return false };
         let endpoint = shared.endpoints.pick();
         let (requests, queue) = mpsc::channel(self.entries.len() + QUEUE);
-        for (id, entry) in &self.entries {
+        for (id, entry) in self.entries.iter().filter(|(_, entry)| !entry.doubted) {
             // There is room for it: the queue is new.
             let _ = requests.try_send(create(*id, entry));
         }
@@ -218,12 +227,17 @@ impl Rounds {
         }
     }
 
+    fn doubted(&self) -> Option<u64> {
+        self.entries.iter().find(|(_, entry)| entry.doubted).map(|(id, _)| *id)
+    }
+
     /// Reads the key, and goes on watching from there.
     async fn look(&mut self, id: u64) {
         let (Some(shared), Some(entry)) = (self.shared.upgrade(), self.entries.get_mut(&id)) else { return };
-        match Client::again(shared).get(entry.key.clone()).await {
+        let look = Client::again(shared).get(entry.key.clone()).serializable();
+        match look.min_revision(Revision(entry.next.get() - 1)).await {
             Ok(now) if now.kv.as_ref().is_some_and(|kv| kv.create_revision.get() == entry.token.0) => {
-                entry.next = now.header.revision.next();
+                (entry.next, entry.doubted) = (now.header.revision.next(), false);
                 let create = create(id, entry);
                 self.send(create).await;
             }
@@ -231,9 +245,11 @@ impl Rounds {
                 if let Some(watched) = entry.watched.upgrade() {
                     watched.lose(Lost::Taken);
                 }
+                self.entries.remove(&id);
             }
             Err(error) => {
                 tracing::debug!(%error, "the key of a hold is looked at again");
+                entry.doubted = true;
                 self.stream = None;
                 self.pause(&error).await;
             }

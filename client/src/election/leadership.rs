@@ -3,11 +3,10 @@
 //! Invariants:
 //! - Dropping it resigns in the background, and at the latest when its session ends.
 
-use quorate_proto::{LeaseId, Token, v1};
+use quorate_proto::{LeaseId, Token};
 
-use crate::call::CallOptions;
 use crate::claim::Held;
-use crate::error::{Lost, Reason, Result};
+use crate::error::{Lost, Result};
 use crate::txn::{Compare, Txn};
 use crate::types::IntoBytes;
 
@@ -26,13 +25,11 @@ use crate::types::IntoBytes;
 #[must_use = "dropping a leadership resigns"]
 pub struct Leadership {
     held: Held,
-    /// One proclamation at a time, so that the last one called is the last one that counts.
-    proclaiming: tokio::sync::Mutex<()>,
 }
 
 impl Leadership {
     pub(super) fn new(held: Held) -> Self {
-        Self { held, proclaiming: tokio::sync::Mutex::default() }
+        Self { held }
     }
 
     /// The term: a fencing token, larger than that of every leader before.
@@ -71,25 +68,14 @@ impl Leadership {
     /// # Ok(()) }
     /// ```
     pub async fn proclaim(&self, value: impl IntoBytes) -> Result<()> {
-        let value = value.into_bytes();
-        let _one = self.proclaiming.lock().await;
         self.check()?;
-        let place = self.held.place();
-        let request = v1::ProclaimRequest {
-            name: place.name.clone(),
-            lease_id: place.lease.get(),
-            campaign_id: place.id,
-            term: self.term().0,
-            value,
-        };
-        match self.held.client().run(request, CallOptions::default()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.reason() == Some(Reason::LockLost) => {
-                self.held.lose(Lost::Gone);
-                self.check()
-            }
-            Err(error) => Err(error),
+        // Under a write id: a proclamation that is sent twice counts once, and never comes after a later one.
+        let write = self.held.client().put(self.key(), value).keep_lease();
+        if self.held.client().txn(Txn::when(self.held.fence(false)).then(write)).await?.succeeded {
+            return Ok(());
         }
+        self.held.lose(Lost::Gone);
+        self.check()
     }
 
     /// Completes when the leadership is lost. Safe to drop and to call again at any time.

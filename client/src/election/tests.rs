@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 
-use crate::fake::{Locks, Script, Turn};
+use quorate_proto::v1;
+use quorate_proto::v1::batch_answer::Answer;
+use quorate_proto::v1::batch_item::Request as Item;
+
+use crate::fake::{Locks, Reply, Script, Turn, usual};
 use crate::{ErrorKind, Leaders, Lost};
 
 async fn next(leaders: &mut Leaders) -> Option<(i64, String)> {
@@ -21,7 +25,15 @@ async fn a_candidate_leads_until_it_resigns() {
         0 => Turn::Refuse(tonic::Status::unavailable("broken")),
         _ => Turn::Grant(12),
     });
-    let fake = Script::default().with_locks(&locks).start();
+    let leads = |item: &Item| match item {
+        Item::Txn(txn) => {
+            assert_eq!((txn.compares.len(), txn.then.len(), txn.id.is_some()), (1, 1, true));
+            let header = Some(v1::Header { revision: 50, ..Default::default() });
+            Reply::Answer(Answer::Txn(v1::TxnResponse { header, succeeded: true, ..Default::default() }))
+        }
+        item => Reply::Answer(usual(item)),
+    };
+    let fake = Script::default().on_item(move |_, item| leads(item)).with_locks(&locks).start();
     let leadership = fake.client().election("db").ttl(Duration::from_secs(3)).campaign("me").await.unwrap();
     assert_eq!((leadership.term().0, leadership.key()), (12, &b"election/key"[..]));
     leadership.proclaim("still me").await.unwrap();
