@@ -88,6 +88,12 @@ table! {
     Stream,         "q-stream",    "api",       Logged;
     /// Wakes the watch streams of one door runtime.
     WatchPump,      "q-pump",      "watch",     EndsMember;
+    /// Follows the contenders of one lock or election for those who wait here.
+    Line,           "q-line",      "recipes",   Logged;
+    /// Puts one contender into its line, to a known outcome.
+    LinePut,        "q-line-put",  "recipes",   Logged;
+    /// Takes one contender out of its line.
+    LineLeave,      "q-line-leave", "recipes",  Logged;
     /// Notices when no leader was heard of for too long.
     Contact,        "q-contact",   "watch",     EndsMember;
     /// Starts and ends the leader's jobs.

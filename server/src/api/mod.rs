@@ -20,6 +20,8 @@ mod validate;
 mod validate_txn;
 mod watches;
 
-pub use errors::Refusal;
+pub(crate) use deadline::{MARGIN_MAX as DEADLINE_MARGIN, default as deadline_default};
+pub use errors::{Refusal, Trouble};
 pub use health::watch_contact;
-pub use rooms::{Identity, Rooms};
+pub(crate) use rooms::odd;
+pub use rooms::{Identity, Rooms, StoreView, Weight, Written};

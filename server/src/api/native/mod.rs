@@ -7,8 +7,11 @@ mod admin;
 mod archive_stream;
 mod batch;
 mod cluster;
+mod contenders;
+mod election;
 mod kv;
 mod lease;
+mod lock;
 mod reads;
 mod watch;
 
@@ -36,6 +39,11 @@ pub fn routes(rooms: &Arc<Rooms>) -> Result<Routes, tonic_reflection::server::Er
         .add_service(batch.max_decoding_message_size(bytes_max))
         .add_service(WatchService::<watch::Watches>::new(Arc::clone(rooms)))
         .add_service(v1::lease_server::LeaseServer::new(lease::LeaseDoor(Arc::clone(rooms))))
+        .add_service(v1::lock_server::LockServer::new(lock::LockDoor(Arc::clone(rooms))))
+        .add_service(
+            v1::election_server::ElectionServer::new(election::ElectionDoor(Arc::clone(rooms)))
+                .max_decoding_message_size(bytes_max),
+        )
         .add_service(v1::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
         .add_service(v1::admin_server::AdminServer::new(admin::AdminDoor(Arc::clone(rooms))))
         .add_service(health::service(&rooms.hub))
