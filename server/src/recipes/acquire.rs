@@ -221,9 +221,7 @@ impl Acquiring<'_> {
                 Some(Word::Holds) => self.confirm(&place.key).await,
                 Some(Word::Lost) => Err(Stop::Error(self.lost())),
                 Some(Word::Refused(why)) => Err(Stop::Refused(RecipeError::Conflict(why))),
-                Some(Word::Another(claim)) => {
-                    Err(Stop::Error(RecipeError::Conflict(another(self.contest, claim))))
-                }
+                Some(Word::Another(claim)) => Err(Stop::Error(RecipeError::Conflict(another(self.contest, claim)))),
                 None => Err(Stop::Error(ConsensusError::ShuttingDown.into())),
             }
         };

@@ -17,7 +17,9 @@ pub enum RecipeError {
         name: String,
     },
     /// The key is gone.
-    #[error("{what} of {name} is gone: its lease ended, or it was taken away; begin anew with a lease that is kept alive")]
+    #[error(
+        "{what} of {name} is gone: its lease ended, or it was taken away; begin anew with a lease that is kept alive"
+    )]
     Lost {
         /// A hold, a place, a leadership.
         what: &'static str,
@@ -46,7 +48,8 @@ impl RecipeError {
 
     /// This member cannot say when it is the caller's turn.
     pub(super) fn no_leader() -> Self {
-        let reason = "this member has lost contact with the leader; the place in the line is kept for another call".into();
+        let reason =
+            "this member has lost contact with the leader; the place in the line is kept for another call".into();
         ConsensusError::NoQuorum { reason, happened: Happened::Unknown }.into()
     }
 

@@ -109,7 +109,8 @@ impl Follower {
     }
 
     async fn take(&mut self, items: &[Picked]) -> Result<(), Anew> {
-        for picked in items.iter().filter(|picked| picked.item.revision > self.seen) {
+        let seen = self.seen;
+        for picked in items.iter().filter(|picked| picked.item.revision > seen) {
             self.contest.rooms.lines.counts.events(picked.changes.len());
             let mut touched = Vec::with_capacity(picked.changes.len());
             for at in &picked.changes {

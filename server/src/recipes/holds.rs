@@ -32,8 +32,6 @@ pub struct Taken {
     pub kv: KeyValue,
     /// It held.
     pub held: bool,
-    /// The store's revision afterwards.
-    pub revision: Revision,
 }
 
 /// Ends the hold, or the place, of one acquire. The revision afterwards, and whether there was one; a token of zero is
@@ -56,7 +54,8 @@ pub async fn release(
     for _ in 0..ROUNDS_MAX {
         contest.rooms.barrier(deadline).await?;
         let look = contest.look().await?;
-        let mine = look.kvs.values().find(|kv| kv.meta.lease == Some(lease) && is_of(contest, kv, &key, acquire, token));
+        let mine =
+            look.kvs.values().find(|kv| kv.meta.lease == Some(lease) && is_of(contest, kv, &key, acquire, token));
         let Some(kv) = mine else { return Ok((look.revision, false)) };
         if let Some(revision) = write(contest, without(contest, kv, acquire), deadline).await? {
             return Ok((revision, true));
@@ -100,7 +99,8 @@ pub async fn downgrade(
     for _ in 0..ROUNDS_MAX {
         contest.rooms.barrier(deadline).await?;
         let look = contest.look().await?;
-        let mine = look.kvs.values().find(|kv| kv.meta.lease == Some(lease) && is_of(contest, kv, &key, acquire, token));
+        let mine =
+            look.kvs.values().find(|kv| kv.meta.lease == Some(lease) && is_of(contest, kv, &key, acquire, token));
         let kv = mine.filter(|kv| look.line.holds(&kv.key)).ok_or_else(lost)?;
         let document = contest.document(kv).ok_or_else(lost)?;
         match document.claim() {
@@ -142,7 +142,7 @@ pub async fn force_release(
         let Some(kv) = chosen(&look, which) else { return Ok((look.revision, None)) };
         if let Some(revision) = write(contest, deletion(contest, kv), deadline).await? {
             let held = look.line.holds(&kv.key);
-            return Ok((revision, Some(Taken { kv: kv.clone(), held, revision })));
+            return Ok((revision, Some(Taken { kv: kv.clone(), held })));
         }
     }
     Err(RecipeError::contended())

@@ -21,7 +21,7 @@ mod place;
 
 pub use acquire::{Wanted, acquire};
 pub use call::Call;
-pub use contender::{Claim, Document, Kind, Name, lease_of};
+pub use contender::{Claim, Document};
 pub use error::RecipeError;
 pub use holds::{Which, downgrade, force_release, release};
 pub use leaders::{Observed, Observer, created_at, proclaim};

@@ -103,7 +103,10 @@ enum Undo {
     /// Delete the contender if nobody has written it since this revision.
     Delete(Revision),
     /// Release one acquire of a hold that others have, too.
-    Release { acquire: u64, token: Revision },
+    Release {
+        acquire: u64,
+        token: Revision,
+    },
 }
 
 impl Bid {
@@ -176,7 +179,13 @@ impl Attempt {
     }
 
     /// Writes `txn`, by which `acquire` joins the hold of `key`.
-    pub fn join(&self, key: &Key, txn: Txn, acquire: u64, token: Revision) -> oneshot::Receiver<Result<Place, Trouble>> {
+    pub fn join(
+        &self,
+        key: &Key,
+        txn: Txn,
+        acquire: u64,
+        token: Revision,
+    ) -> oneshot::Receiver<Result<Place, Trouble>> {
         self.write(key, txn, move |done, _| match done.succeeded {
             true => (Standing::TakenOver, Undo::Release { acquire, token }),
             false => (Standing::Refused, Undo::Nothing),

@@ -46,12 +46,8 @@ async fn campaign(rooms: &Arc<Rooms>, call: Call, request: CampaignRequest) -> R
     let contest = Contest::election(rooms, &request.name);
     let (lease, wanted) = wanted(&contest, request.lease, request.value, true)?;
     let held = recipes::acquire(&contest, call, &wanted).await.map_err(|error| gone(error, NOT_LEADER))?;
-    let leader = LeaderKey {
-        name: request.name,
-        key: held.key.into_bytes(),
-        rev: held.token.get(),
-        lease: lease.get(),
-    };
+    let leader =
+        LeaderKey { name: request.name, key: held.key.into_bytes(), rev: held.token.get(), lease: lease.get() };
     Ok(CampaignResponse { header: Some(header(rooms, held.revision)), leader: Some(leader) })
 }
 

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_proto::LeaseId;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::v3lockpb::lock_server::Lock;
 use quorate_proto::etcd::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
-use quorate_proto::LeaseId;
 use quorate_state::command::{Command, Expect, Owner, Put};
 use quorate_state::outcome::Done;
 use tonic::metadata::MetadataMap;
@@ -33,8 +33,9 @@ pub fn call(rooms: &Rooms, metadata: &MetadataMap, connection: Connection) -> Re
     if needs_leader && !has_leader(rooms) {
         return Err(errors::NO_LEADER.into());
     }
-    let call = Call::new(rooms, connection, deadline::of_wait(metadata)?);
-    Ok(Call { needs_leader, ..call })
+    let mut call = Call::new(rooms, connection, deadline::of_wait(metadata)?);
+    call.needs_leader = needs_leader;
+    Ok(call)
 }
 
 /// What a contender of this wire puts. Without a lease it gets one of its own, of a minute.

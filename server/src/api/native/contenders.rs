@@ -87,12 +87,7 @@ pub fn token(field: &str, token: i64) -> Result<Revision, Refusal> {
 }
 
 /// A call that may wait.
-pub fn call(
-    rooms: &Rooms,
-    metadata: &MetadataMap,
-    connection: Connection,
-    wait_ms: u64,
-) -> Result<Call, Refusal> {
+pub fn call(rooms: &Rooms, metadata: &MetadataMap, connection: Connection, wait_ms: u64) -> Result<Call, Refusal> {
     let mut call = Call::new(rooms, connection, deadline::of_wait(metadata)?);
     if wait_ms > 0 {
         call.wait_until = Instant::now().checked_add(Duration::from_millis(wait_ms));

@@ -49,7 +49,10 @@ async fn campaign(
 fn check_value(rooms: &Rooms, value: &[u8]) -> Result<(), Refusal> {
     let bytes_max = rooms.limits.value_bytes_max;
     if value.len() > bytes_max {
-        return Err(Refusal::too_large(format!("the value has {} bytes, at most {bytes_max} are allowed", value.len())));
+        return Err(Refusal::too_large(format!(
+            "the value has {} bytes, at most {bytes_max} are allowed",
+            value.len()
+        )));
     }
     Ok(())
 }
@@ -70,9 +73,7 @@ async fn proclaim(
     let key = contest.name.key(contenders::lease(&request.name, acquire, request.lease_id), Some(acquire))?;
     match recipes::proclaim(&contest, &key, term, request.value, false, end).await? {
         Some(written) => Ok(v1::ProclaimResponse { header: Some(written.header) }),
-        None => {
-            Err(RecipeError::Lost { what: "the leadership", name: contest.name.to_string() }.into())
-        }
+        None => Err(RecipeError::Lost { what: "the leadership", name: contest.name.to_string() }.into()),
     }
 }
 

@@ -43,8 +43,9 @@ async fn acquire(rooms: &Arc<Rooms>, call: Call, request: v1::AcquireRequest) ->
             let delay = validate::mint_lease();
             let companion = contest.name.key(delay, Some(acquire))?;
             let segment = |key| contest.name.segment_of(key).map(str::to_owned);
-            let stands = Document { stands_for: segment(&key), ..document.clone() };
-            let document = Document { companion: segment(&companion), ..document };
+            let (mut stands, mut document) = (document.clone(), document);
+            stands.stands_for = segment(&key);
+            document.companion = segment(&companion);
             let owner_of_companion = Owner::Ttl { lease: delay, ttl_ms };
             Bid {
                 put: contenders::put(key, document.encode(), owner),
@@ -105,7 +106,11 @@ async fn delay_ttl(rooms: &Rooms, owner: Owner, delay_ms: u64, call: &Call) -> R
     }
 }
 
-async fn release(rooms: &Arc<Rooms>, request: v1::ReleaseRequest, end: Instant) -> Result<v1::ReleaseResponse, Refusal> {
+async fn release(
+    rooms: &Arc<Rooms>,
+    request: v1::ReleaseRequest,
+    end: Instant,
+) -> Result<v1::ReleaseResponse, Refusal> {
     contenders::name(&request.name)?;
     let acquire = contenders::id("acquire_id", request.acquire_id)?;
     let token = contenders::token("token", request.token)?;
