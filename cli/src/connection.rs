@@ -43,7 +43,10 @@ impl From<Error> for Failure {
             (Happened::Unknown, _) => Self::OutcomeUnknown(text),
             (_, Some(Reason::Precondition | Reason::LeaseExists)) => Self::Precondition(text),
             (_, Some(Reason::InvalidArgument)) => Self::Usage(text),
-            (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound)) => Self::NotFound(text),
+            (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound | Reason::InstanceNotFound)) => Self::NotFound(text),
+            (_, Some(Reason::LockBusy)) => Self::Busy(text),
+            (_, Some(Reason::LockLost)) => Self::Lost(text),
+            (_, Some(Reason::LockConflict)) => Self::Precondition(text),
             (_, Some(Reason::NoQuorum | Reason::Overloaded | Reason::ShuttingDown | Reason::MemberFailed)) => {
                 Self::Unavailable(text)
             }

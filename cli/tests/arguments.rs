@@ -6,7 +6,7 @@
 
 use std::process::{Command, Output};
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 21] = [
     "serve",
     "demo",
     "get",
@@ -20,6 +20,8 @@ const VERBS: [&str; 19] = [
     "watch",
     "txn",
     "lease",
+    "lock",
+    "elect",
     "member",
     "status",
     "snapshot",

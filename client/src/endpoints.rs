@@ -66,6 +66,8 @@ impl Endpoint {
     service!(watch, watch_client, WatchClient);
     service!(lease, lease_client, LeaseClient);
     service!(cluster, cluster_client, ClusterClient);
+    service!(lock, lock_client, LockClient);
+    service!(election, election_client, ElectionClient);
     service!(admin, admin_client, AdminClient);
     service!(batch, batch_client, BatchClient);
 

@@ -20,6 +20,10 @@ pub(crate) enum Task {
     LeaseRevoke,
     /// Follows a subtree. Owner: the reflector.
     Reflector,
+    /// Watches the keys of locks and leaderships that are held. Owner: the client, while it holds some.
+    HoldWatch,
+    /// Gives back a lock, or a place in its queue, whose guard or future was dropped. Ends by itself.
+    Release,
 }
 
 /// Ends its task when dropped.
