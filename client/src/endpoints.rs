@@ -68,6 +68,7 @@ impl Endpoint {
     service!(cluster, cluster_client, ClusterClient);
     service!(admin, admin_client, AdminClient);
     service!(batch, batch_client, BatchClient);
+    service!(discovery, discovery_client, DiscoveryClient);
 
     /// The stream that concurrent calls share.
     pub(crate) fn lane(&self) -> &Lane {

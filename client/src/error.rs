@@ -96,6 +96,8 @@ pub enum Reason {
     LeaseExists,
     /// A key is needed but absent.
     KeyNotFound,
+    /// The service has no such instance.
+    InstanceNotFound,
     /// A stated expectation did not hold.
     Precondition,
     /// No leader or no quorum can be reached.
@@ -405,6 +407,7 @@ fn refusal_kind(refusal: &Refusal) -> ErrorKind {
         | Reason::Compacted
         | Reason::LeaseExists
         | Reason::KeyNotFound
+        | Reason::InstanceNotFound
         | Reason::Precondition
         | Reason::TooLarge
         | Reason::Membership

@@ -25,6 +25,8 @@
 //! | changes as they happen | [`Client::watch`] |
 //! | a subtree kept in memory | [`Client::reflector`] |
 //! | keys that end with this process | [`Client::lease`] |
+//! | to be found by others | [`Client::register`] |
+//! | to find and call others | [`Client::service`] |
 //!
 //! Invariants:
 //! - A write that may have been applied is sent again only under the same request id.
@@ -38,6 +40,7 @@ mod call;
 mod client;
 mod cluster;
 mod config;
+mod discovery;
 mod endpoints;
 mod error;
 mod kv;
@@ -55,6 +58,12 @@ pub use bytes::Bytes;
 pub use client::Client;
 pub use cluster::{Member, Members};
 pub use config::ClientBuilder;
+pub use discovery::{
+    BalancePolicy, Balanced, BreakerState, ChannelSnapshot, CheckKind, Health, HealthCheck, Idempotent, Instance,
+    InstanceStatus, Instances, LiveSet, Register, Registration, RegistrationState, RegistrationStatus, Resilient,
+    ResilientLayer, Resolved, Service, ServiceChange, ServiceChannel, ServiceDiscover, ServiceSummary, ServiceWatch,
+    Services, ServicesPage, Transport,
+};
 pub use error::{Error, ErrorKind, Happened, Lost, Reason, Refusal, Result};
 pub use kv::{
     Child, Compact, CompactResponse, CopyTree, CopyTreeResponse, Cursor, Delete, DeleteResponse, Directory, Get,

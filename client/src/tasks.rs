@@ -20,6 +20,12 @@ pub(crate) enum Task {
     LeaseRevoke,
     /// Follows a subtree. Owner: the reflector.
     Reflector,
+    /// Follows the instances of a service. Owner: the live set.
+    ServiceWatch,
+    /// Keeps an instance registered. Owner: the registration.
+    Registration,
+    /// Removes an instance whose registration was dropped. Ends by itself.
+    Deregister,
 }
 
 /// Ends its task when dropped.

@@ -1,7 +1,8 @@
 //! Every request of the API as a [`Call`]: how it is sent, and what sending it twice would do.
 //!
 //! Invariants:
-//! - A request with an id slot is [`Safety::Id`]; of the others, those that change nothing are [`Safety::Read`].
+//! - A request with an id slot is [`Safety::Id`]; of the others, those that change nothing are [`Safety::Read`],
+//!   and those that end in the same state however often they are sent [`Safety::Repeatable`].
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub(crate) enum Safety {
     Read,
     /// Nothing, because the cluster knows its id.
     Id,
+    /// No more than sending it once, but it changes something.
+    Repeatable,
     /// It may do its work twice.
     Once,
 }
@@ -141,6 +144,11 @@ calls! {
     cluster.member_promote, MemberPromoteRequest => MemberPromoteResponse, Once;
     cluster.member_remove, MemberRemoveRequest => MemberRemoveResponse, Once;
     cluster.transfer_leader, TransferLeaderRequest => TransferLeaderResponse, Once;
+    discovery.resolve, ResolveRequest => ResolveResponse, Read;
+    discovery.services, ServicesRequest => ServicesResponse, Read;
+    discovery.deregister, DeregisterRequest => DeregisterResponse, Repeatable;
+    discovery.report_health, ReportHealthRequest => ReportHealthResponse, Repeatable;
+    discovery.set_maintenance, SetMaintenanceRequest => SetMaintenanceResponse, Repeatable;
     admin.status, StatusRequest => StatusResponse, Read;
     admin.digest, DigestRequest => DigestResponse, Read;
 }

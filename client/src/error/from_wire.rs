@@ -88,6 +88,7 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::LeaseNotFound => Reason::LeaseNotFound,
         Kind::LeaseExists => Reason::LeaseExists,
         Kind::KeyNotFound => Reason::KeyNotFound,
+        Kind::InstanceNotFound => Reason::InstanceNotFound,
         Kind::Precondition => Reason::Precondition,
         Kind::NoQuorum => Reason::NoQuorum,
         Kind::RequestExpired => Reason::RequestExpired,
