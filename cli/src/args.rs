@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{compact, completions, demo, kv, lease, member, serve, snapshot, status, tree, txn, watch};
+use crate::commands::{compact, completions, demo, kv, lease, member, serve, service, snapshot, status, tree, txn, watch};
 use crate::failure::EXIT_CODES;
 use crate::input;
 use crate::output::Format;
@@ -87,6 +87,9 @@ pub enum Command {
     /// Work with leases: keys that end when nobody keeps their lease alive
     #[command(subcommand, after_help = lease::EXAMPLES)]
     Lease(lease::LeaseCommand),
+    /// Register instances of services, find them, take them out of service
+    #[command(subcommand, after_help = service::EXAMPLES)]
+    Service(service::ServiceCommand),
     /// Show and change who belongs to the cluster
     #[command(subcommand, after_help = member::EXAMPLES)]
     Member(member::MemberCommand),

@@ -41,9 +41,9 @@ impl From<Error> for Failure {
         let text = error.to_string();
         match (error.happened(), error.reason()) {
             (Happened::Unknown, _) => Self::OutcomeUnknown(text),
-            (_, Some(Reason::Precondition | Reason::LeaseExists)) => Self::Precondition(text),
+            (_, Some(Reason::Precondition | Reason::LeaseExists | Reason::InstanceExists)) => Self::Precondition(text),
             (_, Some(Reason::InvalidArgument)) => Self::Usage(text),
-            (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound)) => Self::NotFound(text),
+            (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound | Reason::InstanceNotFound)) => Self::NotFound(text),
             (_, Some(Reason::NoQuorum | Reason::Overloaded | Reason::ShuttingDown | Reason::MemberFailed)) => {
                 Self::Unavailable(text)
             }

@@ -41,6 +41,9 @@ pub enum Failure {
     /// It may have happened.
     #[error("{0}; the outcome is unknown: it may have happened, read before you repeat it")]
     OutcomeUnknown(String),
+    /// The command that was run ended with this code.
+    #[error("the command ended with {0}")]
+    Command(u8),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -65,6 +68,7 @@ impl Failure {
             Self::Precondition(_) => 4,
             Self::Unavailable(_) => 5,
             Self::OutcomeUnknown(_) => 6,
+            Self::Command(code) => *code,
             Self::Interrupted => 130,
         }
     }
@@ -79,13 +83,14 @@ impl Failure {
             Self::Precondition(_) => "precondition_failed",
             Self::Unavailable(_) => "unavailable",
             Self::OutcomeUnknown(_) => "outcome_unknown",
+            Self::Command(_) => "command",
             Self::Interrupted => "interrupted",
         }
     }
 
     /// Whether nothing is to be printed about it.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::OutputClosed | Self::Interrupted)
+        matches!(self, Self::OutputClosed | Self::Interrupted | Self::Command(_))
     }
 }
 

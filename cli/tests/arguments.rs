@@ -6,7 +6,7 @@
 
 use std::process::{Command, Output};
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "serve",
     "demo",
     "get",
@@ -20,6 +20,7 @@ const VERBS: [&str; 19] = [
     "watch",
     "txn",
     "lease",
+    "service",
     "member",
     "status",
     "snapshot",

@@ -136,7 +136,7 @@ impl Run<'_> {
         self.ambiguous |= error.happened() == Happened::Unknown;
         let error = self.of_call(error);
         let sent_twice_is_safe = match self.safety {
-            Safety::Read | Safety::Id | Safety::Repeatable => true,
+            Safety::Read | Safety::Id | Safety::Same => true,
             Safety::Once => error.happened() == Happened::No,
         };
         if !error.is_passing() || !sent_twice_is_safe {
@@ -167,7 +167,7 @@ impl Run<'_> {
         let happened = match self.safety {
             Safety::Read => Happened::No,
             _ if self.ambiguous && !decided => Happened::Unknown,
-            Safety::Id | Safety::Repeatable | Safety::Once => error.happened(),
+            Safety::Id | Safety::Same | Safety::Once => error.happened(),
         };
         error.of_call(happened, self.id.as_ref())
     }

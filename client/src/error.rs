@@ -96,8 +96,6 @@ pub enum Reason {
     LeaseExists,
     /// A key is needed but absent.
     KeyNotFound,
-    /// The service has no such instance.
-    InstanceNotFound,
     /// A stated expectation did not hold.
     Precondition,
     /// No leader or no quorum can be reached.
@@ -124,6 +122,10 @@ pub enum Reason {
     Internal,
     /// The member does not know this call.
     Unimplemented,
+    /// The instance of a service is not registered (any more).
+    InstanceNotFound,
+    /// Another live registration has the id of the instance.
+    InstanceExists,
 }
 
 /// A refusal by the cluster, as it was answered.
@@ -407,12 +409,12 @@ fn refusal_kind(refusal: &Refusal) -> ErrorKind {
         | Reason::Compacted
         | Reason::LeaseExists
         | Reason::KeyNotFound
-        | Reason::InstanceNotFound
         | Reason::Precondition
         | Reason::TooLarge
         | Reason::Membership
         | Reason::StateVersion => ErrorKind::FixRequest,
-        Reason::LeaseNotFound => ErrorKind::Reacquire,
+        Reason::InstanceExists => ErrorKind::FixRequest,
+        Reason::LeaseNotFound | Reason::InstanceNotFound => ErrorKind::Reacquire,
         Reason::NoQuorum
         | Reason::Overloaded
         | Reason::DiskSpace

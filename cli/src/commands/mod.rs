@@ -1,7 +1,7 @@
 //! One file for each verb, or for a family of verbs, and the way from arguments to them.
 //!
 //! Invariants:
-//! - A client verb ends at Ctrl-C with exit code 130; `serve` and `demo` handle signals themselves, because they have
+//! - A client verb ends at Ctrl-C with exit code 130; `serve`, `demo` and `service register` handle signals themselves, because they have
 //!   something to clean up.
 
 pub mod compact;
@@ -11,6 +11,7 @@ pub mod kv;
 pub mod lease;
 pub mod member;
 pub mod serve;
+pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod tree;
@@ -32,6 +33,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Snapshot(snapshot::SnapshotCommand::Restore(args)) => snapshot::restore(&args, output),
         Command::Demo(args) => block_on(demo::run(args, output)),
+        Command::Service(service::ServiceCommand::Register(args)) => {
+            let connection = Connection::new(&cli.global);
+            block_on(async { service::register(*args, &connection.open()?, output).await })
+        }
         command => {
             let connection = Connection::new(&cli.global);
             block_on(until_interrupted(client_verb(command, connection, output)))
@@ -52,6 +57,7 @@ async fn client_verb(command: Command, connection: Connection, output: Output) -
         Command::Watch(args) => watch::run(args, &connection.open()?, output).await,
         Command::Txn(args) => txn::run(args, &connection, output).await,
         Command::Lease(command) => lease::run(command, &connection.open()?, output).await,
+        Command::Service(command) => service::run(command, &connection.open()?, output).await,
         Command::Member(command) => member::run(command, &connection.open()?, output).await,
         Command::Status(args) => status::run(args, &connection, output).await,
         Command::Snapshot(snapshot::SnapshotCommand::Save(args)) => {

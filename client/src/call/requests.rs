@@ -1,8 +1,8 @@
 //! Every request of the API as a [`Call`]: how it is sent, and what sending it twice would do.
 //!
 //! Invariants:
-//! - A request with an id slot is [`Safety::Id`]; of the others, those that change nothing are [`Safety::Read`],
-//!   and those that end in the same state however often they are sent [`Safety::Repeatable`].
+//! - A request with an id slot is [`Safety::Id`]; of the others, those that change nothing are [`Safety::Read`].
+//! - Only what ends in the same state however often it is sent is [`Safety::Same`].
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ pub(crate) enum Safety {
     Read,
     /// Nothing, because the cluster knows its id.
     Id,
-    /// No more than sending it once, but it changes something.
-    Repeatable,
+    /// Nothing more than sending it once does, although it writes and has no id.
+    Same,
     /// It may do its work twice.
     Once,
 }
@@ -146,9 +146,9 @@ calls! {
     cluster.transfer_leader, TransferLeaderRequest => TransferLeaderResponse, Once;
     discovery.resolve, ResolveRequest => ResolveResponse, Read;
     discovery.services, ServicesRequest => ServicesResponse, Read;
-    discovery.deregister, DeregisterRequest => DeregisterResponse, Repeatable;
-    discovery.report_health, ReportHealthRequest => ReportHealthResponse, Repeatable;
-    discovery.set_maintenance, SetMaintenanceRequest => SetMaintenanceResponse, Repeatable;
+    discovery.deregister, DeregisterRequest => DeregisterResponse, Same;
+    discovery.report_health, ReportHealthRequest => ReportHealthResponse, Same;
+    discovery.set_maintenance, SetMaintenanceRequest => SetMaintenanceResponse, Same;
     admin.status, StatusRequest => StatusResponse, Read;
     admin.digest, DigestRequest => DigestResponse, Read;
 }

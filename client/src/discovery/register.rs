@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::instance::{Health, Instance};
 use crate::client::Client;
-use crate::error::{Error, Happened, Result};
+use crate::error::{Error, Happened, Reason, Result};
 use crate::tasks::{self, Task, TaskGuard};
 
+mod cut;
 mod keep;
 
 use keep::{Command, Keep};
@@ -63,14 +64,15 @@ impl Register {
         self
     }
 
-    /// How long the first registration may take, instead of the client's default.
+    /// How long the first registration may take, instead of the client's default and the time to live together: if the
+    /// program was killed and started again, its earlier self keeps the id for as long as it lives.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
     async fn run(self) -> Result<Registration> {
-        let within = self.deadline.unwrap_or(self.client.shared().config.deadline);
+        let within = self.deadline.unwrap_or(self.client.shared().config.deadline.saturating_add(self.ttl));
         let (commands, queue) = mpsc::channel(16);
         let (first, registered) = oneshot::channel();
         let status = watch::Sender::new(RegistrationStatus {
@@ -94,12 +96,18 @@ impl Register {
                 Err(error)
             }
             Ok(Err(_)) => Err(Error::Closed),
-            Err(_) => {
-                let last = registration.status().last_error.map(Box::new);
-                // It may be registered yet; dropping the guard sees to that.
-                registration.permanent = false;
-                Err(Error::Deadline { after: within, happened: Happened::Unknown, write_id: None, last })
-            }
+            Err(_) => match registration.status().last_error {
+                Some(taken) if taken.reason() == Some(Reason::InstanceExists) => {
+                    registration.released = true;
+                    Err(taken)
+                }
+                last => {
+                    // It may be registered yet; dropping the guard sees to that.
+                    registration.permanent = false;
+                    let last = last.map(Box::new);
+                    Err(Error::Deadline { after: within, happened: Happened::Unknown, write_id: None, last })
+                }
+            },
         }
     }
 }

@@ -88,7 +88,6 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::LeaseNotFound => Reason::LeaseNotFound,
         Kind::LeaseExists => Reason::LeaseExists,
         Kind::KeyNotFound => Reason::KeyNotFound,
-        Kind::InstanceNotFound => Reason::InstanceNotFound,
         Kind::Precondition => Reason::Precondition,
         Kind::NoQuorum => Reason::NoQuorum,
         Kind::RequestExpired => Reason::RequestExpired,
@@ -101,6 +100,10 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::Membership => Reason::Membership,
         Kind::StateVersion => Reason::StateVersion,
         Kind::Unimplemented => Reason::Unimplemented,
+        Kind::InstanceNotFound => Reason::InstanceNotFound,
+        Kind::InstanceExists => Reason::InstanceExists,
+        // What only newer clients know the name of.
+        Kind::LockBusy | Kind::LockLost | Kind::LockConflict => Reason::Precondition,
         Kind::Internal | Kind::Unspecified => Reason::Internal,
     }
 }

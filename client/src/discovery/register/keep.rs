@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A heartbeat is sent after a third of the time to live; one that is not answered in time sends the stream elsewhere.
 //! - A stream begins with the whole instance and the lease of the stream before.
+//! - The lease is chosen here, once: a first message that is sent again, because its answer was lost, finds its own.
+//! - A stream is cut, never ended in good order: that would tell the member to remove the instance.
 //! - A refusal goes to whoever asked for what was refused; the registration goes on as it was before.
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::cut::{self, Cut};
 use super::{RegistrationState, RegistrationStatus};
 use crate::call::backoff;
 use crate::client::Client;
@@ -64,6 +67,8 @@ pub(super) struct Keep {
 }
 
 struct Connection {
+    /// First, so that it is dropped before `requests`.
+    _cut: Cut,
     endpoint: Arc<Endpoint>,
     requests: mpsc::Sender<v1::RegisterRequest>,
     answers: tonic::Streaming<v1::RegisterResponse>,
@@ -88,7 +93,7 @@ impl Keep {
             before: None,
             ttl,
             permanent,
-            lease_id: 0,
+            lease_id: if permanent { 0 } else { rand::random_range(1..=i64::MAX) },
             queue,
             status,
             waiting: Some(first),
@@ -177,12 +182,12 @@ impl Keep {
         let first = v1::RegisterRequest { message: Some(self.register_message()) };
         // There is room for it: the queue is new.
         let _ = requests.try_send(first);
-        let mut discovery = endpoint.discovery();
+        let (mut discovery, cut) = endpoint.discovery_with(cut::with_cut);
         let opened = tokio::time::timeout(self.patience(), discovery.register(ReceiverStream::new(queue))).await;
         let error = match opened {
             Ok(Ok(answers)) => {
                 let (answers, owed) = (answers.into_inner(), [now].into());
-                self.connection = Some(Connection { endpoint, requests, answers, owed, sent: now });
+                self.connection = Some(Connection { _cut: cut, endpoint, requests, answers, owed, sent: now });
                 return;
             }
             Ok(Err(status)) => Error::from_status(&status, &endpoint.address),
@@ -257,7 +262,8 @@ impl Keep {
         self.status.send_modify(|status| {
             status.state = RegistrationState::Registered;
             status.lease = LeaseId::new(answer.lease_id);
-            status.renewals += u64::from(answer.renewed);
+            // The first time, the lease is always new to the cluster.
+            status.renewals += u64::from(answer.renewed && status.state != RegistrationState::Registering);
             status.last_error = None;
             if let Some(instance) = answer.instance {
                 status.instance = instance.into();
@@ -287,8 +293,12 @@ impl Keep {
         tracing::debug!(%error, service = %self.instance.service, id = %self.instance.id, "registration goes on elsewhere");
         let mut pause = backoff(self.failures, PAUSE_MAX);
         self.failures = self.failures.saturating_add(1);
-        if error.reason() == Some(Reason::LeaseNotFound) {
-            self.lease_id = 0;
+        let first = self.confirmed.is_none();
+        if first && error.reason() == Some(Reason::InstanceExists) {
+            // Most likely an earlier life of the same program, which ends by itself.
+            tracing::info!(%error, "waiting for the instance's id");
+        } else if error.reason() == Some(Reason::LeaseNotFound) {
+            self.lease_id = rand::random_range(1..=i64::MAX);
         } else if !is_passing(&error) {
             self.refused(&error);
             pause = pause.max(if self.before.is_none() { PAUSE_AFTER_REFUSAL } else { Duration::ZERO });
@@ -319,7 +329,7 @@ impl Keep {
         }
     }
 
-    /// Waits for what is owed, then ends the stream in order.
+    /// Waits for what is owed, then cuts the stream: afterwards nothing that it carried is done any more.
     async fn close(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         let patience = self.patience();
@@ -330,8 +340,6 @@ impl Keep {
                     Ok(None) | Err(_) => return,
                 }
             }
-            drop(connection.requests);
-            while let Ok(Some(_)) = connection.answers.message().await {}
         };
         // Late: the stream is cut instead.
         let _ = tokio::time::timeout(patience, ended).await;
