@@ -37,7 +37,7 @@ impl<S> ServiceDiscover<S> {
         Self { watch, make: Box::new(make), known: BTreeMap::new(), ready: VecDeque::new() }
     }
 
-    fn take(&mut self, change: ServiceChange) {
+    fn apply(&mut self, change: ServiceChange) {
         if change.snapshot {
             let there: BTreeSet<&String> = change.changed.iter().map(|instance| &instance.id).collect();
             let gone: Vec<String> = self.known.keys().filter(|id| !there.contains(id)).cloned().collect();
@@ -71,7 +71,7 @@ impl<S> Stream for ServiceDiscover<S> {
                 return Poll::Ready(Some(Ok(change)));
             }
             match ready!(self.watch.poll_next_unpin(context)) {
-                Some(Ok(change)) => self.take(change),
+                Some(Ok(change)) => self.apply(change),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }

@@ -55,7 +55,7 @@ pub async fn run(args: ConfigureArgs, client: &Client, output: Output) -> Result
         document.extend(changes);
         let put = client.put(key.as_str(), Json::Object(document.clone()).to_string());
         let put = match &found {
-            Some(kv) => put.expect_mod_revision(kv.mod_revision),
+            Some(kv) => put.expect_revision(kv.mod_revision),
             None => put.expect_absent(),
         };
         put.await?;

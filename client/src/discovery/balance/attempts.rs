@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, request};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use super::Transport;
 use super::answer::Answer;

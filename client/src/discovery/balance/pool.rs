@@ -25,9 +25,9 @@ const RACES: usize = 4;
 const BUDGET_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Makes the transport of an instance, or says why it cannot.
-pub(super) type Make<S> = dyn Fn(&Instance) -> Result<S, String> + Send + Sync;
+pub(in crate::discovery) type Make<S> = dyn Fn(&Instance) -> Result<S, String> + Send + Sync;
 
-pub(super) struct Pool<S> {
+pub(in crate::discovery) struct Pool<S> {
     pub(super) service: String,
     pub(super) policy: Arc<BalancePolicy>,
     zone: String,
@@ -58,7 +58,7 @@ pub(super) struct Member<S> {
 
 impl<S> Pool<S> {
     /// Follows a live set.
-    pub(super) fn live(source: Instances, zone: String, policy: BalancePolicy, make: Box<Make<S>>) -> Self {
+    pub(in crate::discovery) fn live(source: Instances, zone: String, policy: BalancePolicy, make: Box<Make<S>>) -> Self {
         let mut live = source.subscribe();
         // So that the first look sees it.
         live.mark_changed();
