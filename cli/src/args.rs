@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{compact, completions, demo, kv, lease, member, serve, service, snapshot, status, tree, txn, watch};
+use crate::commands::{
+    compact, completions, demo, kv, lease, member, serve, service, snapshot, status, tree, txn, watch,
+};
 use crate::failure::EXIT_CODES;
 use crate::input;
 use crate::output::Format;

@@ -119,8 +119,10 @@ impl Client {
         on: bool,
         note: impl Into<String>,
     ) -> Result<Health> {
-        let request =
-            v1::SetMaintenanceRequest { service: service.into(), id: id.into(), on, note: note.into() };
+        let request = v1::SetMaintenanceRequest { service: service.into(), id: id.into(), on, note: note.into() };
         Ok(Health::of(self.run(request, CallOptions::default()).await?.health))
     }
 }
+
+#[cfg(test)]
+mod fake;

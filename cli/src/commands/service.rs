@@ -209,7 +209,9 @@ async fn resolve(args: ResolveArgs, client: &Client, output: Output) -> Result<(
 async fn show(service: &str, filter: &FilterArgs, client: &Client, output: Output) -> Result<(), Failure> {
     let resolved = filtered(service, filter, client).resolve().await?;
     if resolved.instances.is_empty() {
-        return Err(Failure::NotFound(format!("no instance of {service} matches; --all shows also those that are ill")));
+        return Err(Failure::NotFound(format!(
+            "no instance of {service} matches; --all shows also those that are ill"
+        )));
     }
     if resolved.protected {
         eprintln!("quorate: more instances of {service} vanished at once than is plausible; they are shown as expired");

@@ -221,9 +221,8 @@ impl Registration {
     /// ```
     pub async fn lost(&self) {
         let mut status = self.status.clone();
-        let lost = |status: &RegistrationStatus| {
-            matches!(status.state, RegistrationState::Lost | RegistrationState::Ended)
-        };
+        let lost =
+            |status: &RegistrationStatus| matches!(status.state, RegistrationState::Lost | RegistrationState::Ended);
         // An error means that the task has ended: with it the registration.
         let _ = status.wait_for(lost).await;
     }

@@ -52,7 +52,9 @@ pub(super) struct Breaker {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Closed,
-    Open { until: Instant },
+    Open {
+        until: Instant,
+    },
     /// A probe is under way.
     Probing,
 }

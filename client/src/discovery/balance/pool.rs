@@ -58,7 +58,12 @@ pub(super) struct Member<S> {
 
 impl<S> Pool<S> {
     /// Follows a live set.
-    pub(in crate::discovery) fn live(source: Instances, zone: String, policy: BalancePolicy, make: Box<Make<S>>) -> Self {
+    pub(in crate::discovery) fn live(
+        source: Instances,
+        zone: String,
+        policy: BalancePolicy,
+        make: Box<Make<S>>,
+    ) -> Self {
         let mut live = source.subscribe();
         // So that the first look sees it.
         live.mark_changed();
