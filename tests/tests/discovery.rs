@@ -86,7 +86,11 @@ async fn what_registers_is_found_changed_taken_out_and_removed() {
     assert_eq!(client.service("orders").tag("v1").resolve().await.unwrap().instances.len(), 1);
     registration.update(instance("a").tag("v2").zone("here")).await.unwrap();
     assert_eq!(client.service("orders").tag("v1").resolve().await.unwrap().instances.len(), 0);
-    assert_eq!(client.service("orders").zone("elsewhere").resolve().await.unwrap().instances.len(), 1, "preferred only");
+    assert_eq!(
+        client.service("orders").zone("elsewhere").resolve().await.unwrap().instances.len(),
+        1,
+        "preferred only"
+    );
     assert_eq!(client.service("orders").only_zone("elsewhere").resolve().await.unwrap().instances.len(), 0);
 
     registration.maintenance(true, "new disk").await.unwrap();

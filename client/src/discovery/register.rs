@@ -231,8 +231,8 @@ impl Registration {
     ///
     /// ```no_run
     /// # async fn example(registration: quorate::Registration) -> quorate::Result<()> {
-    /// let instance = registration.status().instance.weight(50);
-    /// registration.update(instance).await?;
+    /// let instance = quorate::Instance::new("orders", "orders-1").address("10.0.0.7").port(8080);
+    /// registration.update(instance.weight(50)).await?;
     /// # Ok(()) }
     /// ```
     pub async fn update(&self, instance: Instance) -> Result<()> {

@@ -130,7 +130,11 @@ impl<S: Transport> HttpBody for Answer<S> {
                         return Poll::Ready(Some(Ok(message)));
                     }
                 },
-                Some(Err(status)) => (verdict::of_error(&status), Ended::Broken(status)),
+                // Its head has come, so it was sent, whatever the error says.
+                Some(Err(status)) => match verdict::of_error(&status) {
+                    Verdict::FailedForGood => (Verdict::FailedForGood, Ended::Broken(status)),
+                    _ => (Verdict::Failed, Ended::Broken(status)),
+                },
                 None => {
                     this.ended = true;
                     if let Some(mut ticket) = this.ticket.take() {

@@ -122,9 +122,6 @@ impl Keep {
                 Woken::Answer(answer) => self.heard(*answer),
                 Woken::Due => self.due().await,
             }
-            if self.permanent && self.connection.is_none() && self.open_at.is_none() && self.queue.is_closed() {
-                return;
-            }
         }
     }
 
