@@ -108,7 +108,15 @@ impl Registry {
     /// A member at an address that another has left.
     pub(super) fn member_at(&self, address: &str) -> Member {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        // Whoever was there may be going still.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let listener = loop {
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let registry = self.clone();

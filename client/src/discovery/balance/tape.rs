@@ -50,12 +50,16 @@ impl Tape {
 
     /// The whole body from its beginning; `None` when that is not there any more.
     pub(super) fn play(&self) -> Option<Body> {
-        let mut reel = self.0.lock();
-        if reel.lost {
-            return None;
-        }
-        reel.readers += 1;
-        Some(Body::new(Reader { reel: self.0.clone(), number: reel.readers, next: 0 }))
+        let number = {
+            let mut reel = self.0.lock();
+            if reel.lost {
+                return None;
+            }
+            reel.readers += 1;
+            reel.readers
+        };
+        // It looks at the reader, which locks.
+        Some(Body::new(Reader { reel: self.0.clone(), number, next: 0 }))
     }
 }
 

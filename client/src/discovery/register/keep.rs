@@ -257,10 +257,10 @@ impl Keep {
             self.ttl = Duration::from_millis(answer.ttl_ms);
         }
         self.status.send_modify(|status| {
-            status.state = RegistrationState::Registered;
-            status.lease = LeaseId::new(answer.lease_id);
             // The first time, the lease is always new to the cluster.
             status.renewals += u64::from(answer.renewed && status.state != RegistrationState::Registering);
+            status.state = RegistrationState::Registered;
+            status.lease = LeaseId::new(answer.lease_id);
             status.last_error = None;
             if let Some(instance) = answer.instance {
                 status.instance = instance.into();
