@@ -10,6 +10,7 @@ pub mod data_dir;
 mod ephemeral;
 pub mod error;
 pub mod leader;
+pub mod recipes;
 pub mod restore;
 pub mod serve;
 mod server;

@@ -14,6 +14,7 @@ use quorate_state::view::ReadError;
 use tonic::{Code, Status};
 
 use crate::error::{ConsensusError, Happened};
+use crate::recipes::discovery::DiscoveryError;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,6 +179,24 @@ impl From<ReadError> for Refusal {
             // Also what a view gets whose store was replaced by a snapshot: another try reads the new one.
             ReadError::Fault(_) => Self::new(Code::Unavailable, Kind::MemberFailed, Happened::No, text),
         }
+    }
+}
+
+impl From<DiscoveryError> for Refusal {
+    fn from(error: DiscoveryError) -> Self {
+        let text = error.to_string();
+        let (code, kind) = match error {
+            DiscoveryError::Trouble(trouble) => return trouble.into(),
+            DiscoveryError::Refused(refusal) => return refusal,
+            DiscoveryError::Invalid(_) => (Code::InvalidArgument, Kind::InvalidArgument),
+            DiscoveryError::TooLarge(_) => (Code::InvalidArgument, Kind::TooLarge),
+            DiscoveryError::NotFound { .. } => (Code::NotFound, Kind::InstanceNotFound),
+            DiscoveryError::Exists { .. } => (Code::AlreadyExists, Kind::InstanceExists),
+            DiscoveryError::Malformed { .. } => (Code::FailedPrecondition, Kind::Precondition),
+            DiscoveryError::Contended { .. } => (Code::Aborted, Kind::Precondition),
+            DiscoveryError::Unavailable(_) => (Code::Unavailable, Kind::NoQuorum),
+        };
+        Self::new(code, kind, Happened::No, text)
     }
 }
 

@@ -20,6 +20,7 @@ mod validate;
 mod validate_txn;
 mod watches;
 
-pub use errors::Refusal;
+pub use errors::{Refusal, Trouble};
 pub use health::watch_contact;
-pub use rooms::{Identity, Rooms};
+pub use rooms::{Identity, Rooms, StoreView, Weight};
+pub use validate::mint_lease;
