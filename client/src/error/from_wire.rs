@@ -89,10 +89,6 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::LeaseExists => Reason::LeaseExists,
         Kind::KeyNotFound => Reason::KeyNotFound,
         Kind::Precondition => Reason::Precondition,
-        // The client has no words of its own for these yet.
-        Kind::LockBusy | Kind::LockLost | Kind::LockConflict | Kind::InstanceNotFound | Kind::InstanceExists => {
-            Reason::Precondition
-        }
         Kind::NoQuorum => Reason::NoQuorum,
         Kind::RequestExpired => Reason::RequestExpired,
         Kind::Overloaded => Reason::Overloaded,
