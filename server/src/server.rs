@@ -150,7 +150,8 @@ impl Server {
         jobs.start(&core.tasks, &core.handle());
         let rooms = rooms(&config, &core, &consensus, &assembled.local, &hub);
         let discovery = Discovery::start(&rooms)?;
-        let routes = api::native::routes(&rooms, &discovery).map_err(|error| StartError::Services(error.to_string()))?;
+        let routes =
+            api::native::routes(&rooms, &discovery).map_err(|error| StartError::Services(error.to_string()))?;
         let doors = serve::open(client_listener, &routes, config.door_threads, &core.tasks, &core.handle())?;
         let id = data_dir.identity().member;
         tracing::info!(%id, name = config.name, clients = %doors.address(), peers = %peer_address, "serving");

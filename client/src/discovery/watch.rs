@@ -5,6 +5,7 @@
 //!   because the stream is taken up after the last revision that was seen, or begins with a snapshot again.
 //! - State changes only after an await returned, so that dropping `step` half-way loses nothing.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -107,6 +108,8 @@ pub(super) struct Follower {
     client: Client,
     request: v1::WatchServiceRequest,
     connection: Option<Connection>,
+    /// Ids of those that were told as expired.
+    expired: BTreeSet<String>,
     failures: u32,
     /// To be slept before the next attempt.
     rest: bool,
@@ -121,7 +124,7 @@ struct Connection {
 
 impl Follower {
     pub(super) fn new(client: Client, request: v1::WatchServiceRequest) -> Self {
-        Self { client, request, connection: None, failures: 0, rest: false }
+        Self { client, request, connection: None, expired: BTreeSet::new(), failures: 0, rest: false }
     }
 
     /// Takes one message, or resumes the stream and takes the first.
@@ -191,11 +194,27 @@ impl Follower {
         }
         let revision = response.header.map_or(0, |header| header.revision);
         self.request.after_revision = self.request.after_revision.max(revision);
+        let changed: Vec<Instance> = response.changed.into_iter().map(Instance::from).collect();
+        let mut removed: BTreeSet<String> = response.removed.into_iter().collect();
+        let mut expired = std::mem::take(&mut self.expired);
+        if response.snapshot {
+            expired.clear();
+        } else if !response.protected {
+            // The end of the protection is the end of those that it kept.
+            removed.append(&mut expired);
+        }
+        for instance in &changed {
+            removed.remove(&instance.id);
+            expired.remove(&instance.id);
+        }
+        expired.extend(changed.iter().filter(|each| each.expired).map(|each| each.id.clone()));
+        expired.retain(|id| !removed.contains(id));
+        self.expired = expired;
         Step::Change(ServiceChange {
             revision: Revision(revision),
             snapshot: response.snapshot,
-            changed: response.changed.into_iter().map(Instance::from).collect(),
-            removed: response.removed,
+            changed,
+            removed: removed.into_iter().collect(),
             protected: response.protected,
         })
     }
