@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    compact, completions, demo, elect, kv, lease, lock, member, serve, snapshot, status, tree, txn, watch,
+    compact, completions, demo, elect, kv, lease, lock, member, serve, service, snapshot, status, tree, txn, watch,
 };
 use crate::failure::EXIT_CODES;
 use crate::input;
@@ -95,6 +95,9 @@ pub enum Command {
     /// Lead an election while a command runs; see who leads
     #[command(after_help = elect::EXAMPLES)]
     Elect(Box<elect::ElectArgs>),
+    /// Register instances of services, find them, take them out of service
+    #[command(subcommand, after_help = service::EXAMPLES)]
+    Service(service::ServiceCommand),
     /// Show and change who belongs to the cluster
     #[command(subcommand, after_help = member::EXAMPLES)]
     Member(member::MemberCommand),

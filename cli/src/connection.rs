@@ -41,7 +41,7 @@ impl From<Error> for Failure {
         let text = error.to_string();
         match (error.happened(), error.reason()) {
             (Happened::Unknown, _) => Self::OutcomeUnknown(text),
-            (_, Some(Reason::Precondition | Reason::LeaseExists)) => Self::Precondition(text),
+            (_, Some(Reason::Precondition | Reason::LeaseExists | Reason::InstanceExists)) => Self::Precondition(text),
             (_, Some(Reason::InvalidArgument)) => Self::Usage(text),
             (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound | Reason::InstanceNotFound)) => Self::NotFound(text),
             (_, Some(Reason::LockBusy)) => Self::Busy(text),

@@ -6,7 +6,7 @@
 
 use std::process::{Command, Output};
 
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 22] = [
     "serve",
     "demo",
     "get",
@@ -22,6 +22,7 @@ const VERBS: [&str; 21] = [
     "lease",
     "lock",
     "elect",
+    "service",
     "member",
     "status",
     "snapshot",

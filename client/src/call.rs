@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A call that changes something is sent again after an unknown outcome only under its own request id; a call
-//!   without an id only after a refusal that says that nothing happened.
+//!   without an id only if it ends in the same state however often it is sent, or after a refusal that says that nothing
+//!   happened.
 //! - A call ends by its deadline, whatever the endpoints do.
 //! - Dropping the future of a call stops the retries; what was sent may still be applied.
 

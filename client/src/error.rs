@@ -131,6 +131,8 @@ pub enum Reason {
     LockConflict,
     /// The instance of a service is not registered (any more).
     InstanceNotFound,
+    /// Another live registration has the id of the instance.
+    InstanceExists,
 }
 
 /// A refusal by the cluster, as it was answered.
@@ -434,7 +436,8 @@ fn refusal_kind(refusal: &Refusal) -> ErrorKind {
         | Reason::TooLarge
         | Reason::Membership
         | Reason::StateVersion
-        | Reason::LockConflict => ErrorKind::FixRequest,
+        | Reason::LockConflict
+        | Reason::InstanceExists => ErrorKind::FixRequest,
         Reason::LeaseNotFound | Reason::LockLost | Reason::InstanceNotFound => ErrorKind::Reacquire,
         Reason::LockBusy => ErrorKind::Retry,
         Reason::NoQuorum

@@ -29,6 +29,8 @@
 //! | one that leads | [`Client::election`] |
 //! | late writers kept out of other resources | [`FenceGate`], with a lock's token |
 //! | waiting for each other, counting, handing over | [`Client::barrier`], [`Client::double_barrier`], [`Client::counter`], [`Client::queue`] |
+//! | to be found by others | [`Client::register`] |
+//! | to find and call others | [`Client::service`] |
 //!
 //! Invariants:
 //! - A write that may have been applied is sent again only under the same request id.
@@ -44,6 +46,7 @@ mod client;
 mod cluster;
 mod config;
 mod election;
+mod discovery;
 mod endpoints;
 mod error;
 mod fence;
@@ -65,6 +68,12 @@ pub use client::Client;
 pub use cluster::{Member, Members};
 pub use config::ClientBuilder;
 pub use election::{Election, Leader, Leaders, Leadership};
+pub use discovery::{
+    BalancePolicy, Balanced, BreakerState, ChannelSnapshot, CheckKind, Health, HealthCheck, Idempotent, Instance,
+    InstanceStatus, Instances, LiveSet, Register, Registration, RegistrationState, RegistrationStatus, Resilient,
+    ResilientLayer, Resolved, Service, ServiceChange, ServiceChannel, ServiceDiscover, ServiceSummary, ServiceWatch,
+    Services, ServicesPage, Transport,
+};
 pub use error::{Error, ErrorKind, Happened, Lost, Reason, Refusal, Result};
 pub use fence::{FenceGate, FenceGates, Fenced};
 pub use kv::{

@@ -24,6 +24,12 @@ pub(crate) enum Task {
     HoldWatch,
     /// Gives back a lock, or a place in its queue, whose guard or future was dropped. Ends by itself.
     Release,
+    /// Follows the instances of a service. Owner: the live set.
+    ServiceWatch,
+    /// Keeps an instance registered. Owner: the registration.
+    Registration,
+    /// Removes an instance whose registration was dropped. Ends by itself.
+    Deregister,
 }
 
 /// Ends its task when dropped.

@@ -27,6 +27,7 @@ use crate::consensus::{Consensus, StartError as ConsensusStartError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::error::ConsensusError;
 use crate::leader::{LeaderJobs, Lessor};
+use crate::recipes::discovery::Discovery;
 use crate::serve::{self, Doors};
 use crate::tasks::Tasks;
 use crate::watch::{Hub, Listeners};
@@ -148,7 +149,9 @@ impl Server {
         let jobs = LeaderJobs { consensus: Arc::clone(&consensus), lessor, retention: config.auto_compaction };
         jobs.start(&core.tasks, &core.handle());
         let rooms = rooms(&config, &core, &consensus, &assembled.local, &hub);
-        let routes = api::native::routes(&rooms).map_err(|error| StartError::Services(error.to_string()))?;
+        let discovery = Discovery::start(&rooms)?;
+        let routes =
+            api::native::routes(&rooms, &discovery).map_err(|error| StartError::Services(error.to_string()))?;
         let doors = serve::open(client_listener, &routes, config.door_threads, &core.tasks, &core.handle())?;
         let id = data_dir.identity().member;
         tracing::info!(%id, name = config.name, clients = %doors.address(), peers = %peer_address, "serving");

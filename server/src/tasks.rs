@@ -96,6 +96,10 @@ table! {
     LineLeave,      "q-line-leave", "recipes",  Logged;
     /// Notices when no leader was heard of for too long.
     Contact,        "q-contact",   "watch",     EndsMember;
+    /// What discovery does by itself. A thread with a runtime of its own.
+    Discovery,      "q-discovery", "recipes",   EndsMember;
+    /// Notices that most instances of a service expire at once.
+    Protection,     "q-protect",   "recipes",   EndsMember;
     /// Starts and ends the leader's jobs.
     LeaderJobs,     "q-leader",    "leader",    EndsMember;
     /// Expires leases while leading.

@@ -41,3 +41,9 @@ async fn every_example_holds_what_it_claims() {
     let told = run("distributed_lock", &cluster).await;
     assert!(told.contains("fenced by LockGuard::txn"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_fails_when_an_instance_dies() {
+    let cluster = Cluster::start(3).await;
+    assert!(run("service_discovery", &cluster).await.contains(", 0 failed;"));
+}

@@ -1,8 +1,8 @@
 //! One file for each verb, or for a family of verbs, and the way from arguments to them.
 //!
 //! Invariants:
-//! - A client verb ends at Ctrl-C with exit code 130; `serve`, `demo`, `lock` and `elect` handle signals themselves,
-//!   because they have something to clean up.
+//! - A client verb ends at Ctrl-C with exit code 130; `serve`, `demo`, `lock`, `elect` and `service register` handle signals
+//!   themselves, because they have something to clean up.
 
 pub mod compact;
 pub mod completions;
@@ -13,6 +13,7 @@ pub mod lease;
 pub mod lock;
 pub mod member;
 pub mod serve;
+pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod tree;
@@ -37,6 +38,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Demo(args) => block_on(demo::run(args, output)),
         Command::Lock(args) => block_on(lock::run(*args, &Connection::new(&cli.global), output)),
         Command::Elect(args) => block_on(elect::run(*args, &Connection::new(&cli.global), output)),
+        Command::Service(service::ServiceCommand::Register(args)) => {
+            let connection = Connection::new(&cli.global);
+            block_on(async { service::register(*args, &connection.open()?, output).await })
+        }
         command => {
             let connection = Connection::new(&cli.global);
             block_on(until_interrupted(client_verb(command, connection, output)))
@@ -57,6 +62,7 @@ async fn client_verb(command: Command, connection: Connection, output: Output) -
         Command::Watch(args) => watch::run(args, &connection.open()?, output).await,
         Command::Txn(args) => txn::run(args, &connection, output).await,
         Command::Lease(command) => lease::run(command, &connection.open()?, output).await,
+        Command::Service(command) => service::run(command, &connection.open()?, output).await,
         Command::Member(command) => member::run(command, &connection.open()?, output).await,
         Command::Status(args) => status::run(args, &connection, output).await,
         Command::Snapshot(snapshot::SnapshotCommand::Save(args)) => {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A request with an id slot is [`Safety::Id`]; of the others, those that change nothing are [`Safety::Read`].
-//! - Only what names the one hold that it is about is [`Safety::Same`].
+//! - Only what ends in the same state however often it is sent is [`Safety::Same`].
 
 use std::sync::Arc;
 
@@ -148,6 +148,11 @@ calls! {
     lock.describe, DescribeLockRequest => DescribeLockResponse, Read;
     lock.force_release, ForceReleaseRequest => ForceReleaseResponse, Same;
     election.leader, LeaderRequest => LeaderResponse, Read;
+    discovery.resolve, ResolveRequest => ResolveResponse, Read;
+    discovery.services, ServicesRequest => ServicesResponse, Read;
+    discovery.deregister, DeregisterRequest => DeregisterResponse, Same;
+    discovery.report_health, ReportHealthRequest => ReportHealthResponse, Same;
+    discovery.set_maintenance, SetMaintenanceRequest => SetMaintenanceResponse, Same;
     admin.status, StatusRequest => StatusResponse, Read;
     admin.digest, DigestRequest => DigestResponse, Read;
 }

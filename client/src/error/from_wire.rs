@@ -104,6 +104,7 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::LockLost => Reason::LockLost,
         Kind::LockConflict => Reason::LockConflict,
         Kind::InstanceNotFound => Reason::InstanceNotFound,
+        Kind::InstanceExists => Reason::InstanceExists,
         Kind::Internal | Kind::Unspecified => Reason::Internal,
     }
 }

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use crate::error::{ConsensusError, Happened};
 use crate::recipes::RecipeError;
+use crate::recipes::discovery::DiscoveryError;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,6 +194,24 @@ impl From<RecipeError> for Refusal {
             RecipeError::Lost { .. } => (Code::Aborted, Kind::LockLost),
         };
         Self::new(code, kind, Happened::No, error.to_string())
+    }
+}
+
+impl From<DiscoveryError> for Refusal {
+    fn from(error: DiscoveryError) -> Self {
+        let text = error.to_string();
+        let (code, kind) = match error {
+            DiscoveryError::Trouble(trouble) => return trouble.into(),
+            DiscoveryError::Refused(refusal) => return refusal,
+            DiscoveryError::Invalid(_) => (Code::InvalidArgument, Kind::InvalidArgument),
+            DiscoveryError::TooLarge(_) => (Code::InvalidArgument, Kind::TooLarge),
+            DiscoveryError::NotFound { .. } => (Code::NotFound, Kind::InstanceNotFound),
+            DiscoveryError::Exists { .. } => (Code::AlreadyExists, Kind::InstanceExists),
+            DiscoveryError::Malformed { .. } => (Code::FailedPrecondition, Kind::Precondition),
+            DiscoveryError::Contended { .. } => (Code::Aborted, Kind::Precondition),
+            DiscoveryError::Unavailable(_) => (Code::Unavailable, Kind::NoQuorum),
+        };
+        Self::new(code, kind, Happened::No, text)
     }
 }
 

@@ -25,3 +25,4 @@ pub use errors::{Refusal, Trouble};
 pub use health::watch_contact;
 pub(crate) use rooms::odd;
 pub use rooms::{Identity, Rooms, StoreView, Weight, Written};
+pub use validate::mint_lease;

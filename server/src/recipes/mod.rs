@@ -1,4 +1,4 @@
-//! Recipes: locks and elections, written only in terms of keys, transactions, leases and watches. They stand beside the
+//! Recipes: locks, elections and service discovery, written only in terms of keys, transactions, leases and watches. They stand beside the
 //! edge: every door calls them, and nothing is added to the state machine.
 //!
 //! Invariants:
@@ -10,6 +10,7 @@
 mod acquire;
 mod call;
 mod contender;
+pub mod discovery;
 mod error;
 mod follow;
 mod holds;

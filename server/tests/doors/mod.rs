@@ -23,6 +23,7 @@ use quorate_server::consensus::log_disk::RocksLogDisk;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::{Consensus, Leadership, Params};
 use quorate_server::leader::{LeaderJobs, Lessor};
+use quorate_server::recipes::discovery::Discovery;
 use quorate_server::serve;
 use quorate_server::tasks::Tasks;
 use quorate_server::watch::{Hub, Listeners};
@@ -120,7 +121,8 @@ impl Doors {
         let rooms = Arc::new(rooms);
         consensus.run();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let routes = api::native::routes(&rooms).unwrap();
+        let discovery = Discovery::start(&rooms).unwrap();
+        let routes = api::native::routes(&rooms, &discovery).unwrap();
         let serving = serve::open(listener, &routes, 2, &tasks, &Handle::current()).unwrap();
         let channel = Endpoint::new(format!("http://{}", serving.address())).unwrap().connect_lazy();
         Self { consensus, rooms, serving, tasks, channel, dir: None }
