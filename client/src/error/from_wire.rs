@@ -88,7 +88,9 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::LeaseNotFound => Reason::LeaseNotFound,
         Kind::LeaseExists => Reason::LeaseExists,
         Kind::KeyNotFound => Reason::KeyNotFound,
-        Kind::Precondition => Reason::Precondition,
+        Kind::Precondition | Kind::LockBusy | Kind::LockLost | Kind::LockConflict | Kind::InstanceNotFound => {
+            Reason::Precondition
+        }
         Kind::NoQuorum => Reason::NoQuorum,
         Kind::RequestExpired => Reason::RequestExpired,
         Kind::Overloaded => Reason::Overloaded,
@@ -100,7 +102,6 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::Membership => Reason::Membership,
         Kind::StateVersion => Reason::StateVersion,
         Kind::Unimplemented => Reason::Unimplemented,
-        Kind::LockBusy | Kind::LockLost | Kind::LockConflict | Kind::InstanceNotFound => Reason::Precondition,
         Kind::Internal | Kind::Unspecified => Reason::Internal,
     }
 }

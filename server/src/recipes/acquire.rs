@@ -52,7 +52,7 @@ pub struct Wanted {
 pub struct Held {
     /// The contender.
     pub key: Key,
-    /// Its create_revision: the token, or the term.
+    /// The revision of its creation: the token, or the term.
     pub token: Revision,
     /// The lease of the companion.
     pub delay_lease: Option<LeaseId>,
@@ -170,17 +170,13 @@ impl Acquiring<'_> {
             return Ok(self.granted(place));
         }
         let look = self.look().await?;
-        match look.kvs.get(&place.key).filter(|kv| kv.meta.create_revision == token) {
-            Some(kv) => {
-                let held = self.held(kv, look.revision);
-                place.stays();
-                Ok(held)
-            }
-            None => {
-                place.give_up(self.leave_until()).await;
-                Err(self.busy())
-            }
+        if let Some(kv) = look.kvs.get(&place.key).filter(|kv| kv.meta.create_revision == token) {
+            let held = self.held(kv, look.revision);
+            place.stays();
+            return Ok(held);
         }
+        place.give_up(self.leave_until()).await;
+        Err(self.busy())
     }
 
     /// Takes a place, and waits for its turn.
