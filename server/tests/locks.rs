@@ -207,7 +207,9 @@ async fn a_thousand_contenders_cost_one_message_a_release() {
         assert_eq!(spent, (1, 1, 1), "the release is seen, one is told, one asks for a barrier");
         assert!(cost.reads - before.reads <= 2, "a look at the released key, and one at the own key");
     }
-    waiting.into_values().for_each(|wait| wait.abort());
+    for wait in waiting.into_values() {
+        wait.abort();
+    }
     doors.stop().await;
 }
 

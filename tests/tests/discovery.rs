@@ -43,7 +43,7 @@ async fn the_leader_is_killed_and_no_watcher_sees_a_registration_go() {
         cluster.run(leader);
         cluster.wait_for_leader().await;
     }
-    client.register(instance("last")).permanent().await.unwrap();
+    let _last = client.register(instance("last")).permanent().await.unwrap();
     loop {
         let change = changes.next().await.unwrap().unwrap();
         assert!(!change.removed.contains(&"a".to_owned()), "{change:?}");

@@ -22,7 +22,7 @@ pub fn of_request(metadata: &MetadataMap) -> Result<Instant, Refusal> {
 /// The same for a request that may wait as long as its caller does; `None`: as long as it takes.
 pub fn of_wait(metadata: &MetadataMap) -> Result<Option<Instant>, Refusal> {
     let timeout = timeout(metadata)?;
-    Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout - kept_back(timeout))))
+    Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(kept_back(timeout)))))
 }
 
 fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Refusal> {
@@ -41,7 +41,7 @@ pub fn default() -> Instant {
 /// The deadline of what may take `timeout` from now.
 pub fn after(timeout: Duration) -> Instant {
     let timeout = timeout.min(DEADLINE_MAX);
-    Instant::now() + (timeout - kept_back(timeout))
+    Instant::now() + timeout.saturating_sub(kept_back(timeout))
 }
 
 fn kept_back(timeout: Duration) -> Duration {

@@ -184,8 +184,8 @@ impl From<ReadError> for Refusal {
 }
 
 impl From<RecipeError> for Refusal {
-    /// A lock that is busy, or that does not go together with what was asked, is FAILED_PRECONDITION: nothing comes of
-    /// trying again at once. A hold that was lost is ABORTED: begin anew.
+    /// A lock that is busy, or that does not go together with what was asked, is `FAILED_PRECONDITION`: nothing comes of
+    /// trying again at once. A hold that was lost is `ABORTED`: begin anew.
     fn from(error: RecipeError) -> Self {
         let (code, kind) = match error {
             RecipeError::Trouble(trouble) => return trouble.into(),

@@ -52,7 +52,7 @@ pub struct Wanted {
 pub struct Held {
     /// The contender.
     pub key: Key,
-    /// Its create_revision: the token, or the term.
+    /// The revision of its creation: the token, or the term.
     pub token: Revision,
     /// The lease of the companion.
     pub delay_lease: Option<LeaseId>,
@@ -170,17 +170,13 @@ impl Acquiring<'_> {
             return Ok(self.granted(place));
         }
         let look = self.look().await?;
-        match look.kvs.get(&place.key).filter(|kv| kv.meta.create_revision == token) {
-            Some(kv) => {
-                let held = self.held(kv, look.revision);
-                place.stays();
-                Ok(held)
-            }
-            None => {
-                place.give_up(self.leave_until()).await;
-                Err(self.busy())
-            }
+        if let Some(kv) = look.kvs.get(&place.key).filter(|kv| kv.meta.create_revision == token) {
+            let held = self.held(kv, look.revision);
+            place.stays();
+            return Ok(held);
         }
+        place.give_up(self.leave_until()).await;
+        Err(self.busy())
     }
 
     /// Takes a place, and waits for its turn.
@@ -218,7 +214,7 @@ impl Acquiring<'_> {
                 () = self.keep_alive(&alive) => None,
             };
             match word {
-                Some(Word::Holds) => self.confirm(&place.key).await,
+                Some(Word::Holds(created)) => self.confirm(&place.key, created).await,
                 Some(Word::Lost) => Err(Stop::Error(self.lost())),
                 Some(Word::Refused(why)) => Err(Stop::Refused(RecipeError::Conflict(why))),
                 Some(Word::Another(claim)) => Err(Stop::Error(RecipeError::Conflict(another(self.contest, claim)))),
@@ -233,7 +229,7 @@ impl Acquiring<'_> {
     }
 
     /// It is its turn: once the key is known to be there still, it holds.
-    async fn confirm(&self, key: &Key) -> Result<Held, Stop> {
+    async fn confirm(&self, key: &Key, created: Revision) -> Result<Held, Stop> {
         let rooms = &self.contest.rooms;
         loop {
             rooms.lines.counts.barriers();
@@ -244,8 +240,10 @@ impl Acquiring<'_> {
                 Err(error) => return Err(Stop::Error(error.into())),
             }
         }
-        match self.contest.get(key).await? {
-            Some(kv) => Ok(self.held(&kv, rooms.hub.revision())),
+        let (kv, revision) = self.contest.get_at(key).await?;
+        // Another create_revision: it was taken away, and put again by another call, which has a place of its own.
+        match kv.filter(|kv| kv.meta.create_revision == created) {
+            Some(kv) => Ok(self.held(&kv, revision)),
             None => Err(Stop::Error(self.lost())),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A value that is not understood is that of an exclusive contender: it keeps others out rather than let them in.
-//! - A companion has the create_revision of the contender that it stands for: both are put in one transaction.
+//! - A companion has the revision of creation of the contender that it stands for: both are put in one transaction.
 //!
 //! Example: the lock `jobs/a`, lease 0x2f, acquire id 0x1c, has the contender `jobs/a/2f-1c`. With a lock delay on lease
 //! 0x30 there is a companion `jobs/a/30-1c` besides, whose value says that it stands for `2f-1c`.

@@ -91,7 +91,9 @@ impl Follower {
         (self.line, self.seen) = (look.line, look.revision);
         self.note_leader().await?;
         let keys: Vec<Key> = self.waiting.keys().cloned().collect();
-        keys.iter().for_each(|key| self.tell(key));
+        for key in &keys {
+            self.tell(key);
+        }
         loop {
             tokio::select! {
                 biased;
@@ -128,7 +130,9 @@ impl Follower {
             }
             self.seen = picked.item.revision;
             touched.extend(self.line.granted());
-            touched.iter().for_each(|key| self.tell(key));
+            for key in &touched {
+                self.tell(key);
+            }
             self.note_leader().await?;
         }
         Ok(())
@@ -179,7 +183,7 @@ impl Follower {
         {
             return Some(Word::Refused(why));
         }
-        self.line.holds(&ask.key).then_some(Word::Holds)
+        self.line.holds(&ask.key).then_some(Word::Holds(contender.created))
     }
 
     /// Has those who observe an election told who leads, if that has changed.

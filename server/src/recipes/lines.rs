@@ -78,8 +78,8 @@ pub struct Ask {
 /// What a follower tells somebody who waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// It holds.
-    Holds,
+    /// It holds: the contender that was created at this revision.
+    Holds(Revision),
     /// Its key is gone.
     Lost,
     /// It came into a line that it does not go together with.
@@ -91,9 +91,9 @@ pub enum Word {
 impl Lines {
     /// Follows the line of a name, with all others who do.
     pub fn join(&self, contest: &Contest) -> Arc<Followed> {
-        let mut followed = self.followed.lock();
+        let mut lines = self.followed.lock();
         let of = (contest.kind, contest.name.clone());
-        if let Some(line) = followed.get(&of).and_then(Weak::upgrade) {
+        if let Some(line) = lines.get(&of).and_then(Weak::upgrade) {
             return line;
         }
         let (asks, asked) = mpsc::channel(ASKS_MAX);
@@ -101,7 +101,7 @@ impl Lines {
         let follower = Follower::new(contest.clone(), asked, Arc::clone(&leaders));
         contest.rooms.tasks.spawn(Task::Line, &Handle::current(), follower.run());
         let line = Arc::new(Followed { asks, leaders, contest: contest.clone() });
-        followed.insert(of, Arc::downgrade(&line));
+        lines.insert(of, Arc::downgrade(&line));
         line
     }
 

@@ -73,9 +73,14 @@ impl Contest {
 
     /// A key of the name, as this member has it.
     pub(super) async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Trouble> {
+        Ok(self.get_at(key).await?.0)
+    }
+
+    /// The same, and as of which revision.
+    pub(super) async fn get_at(&self, key: &Key) -> Result<(Option<KeyValue>, Revision), Trouble> {
         self.rooms.lines.counts.reads();
         let key = key.clone();
-        self.rooms.read(Weight::Light, move |view| view.get(&key, None)).await
+        self.rooms.read(Weight::Light, move |view| Ok((view.get(&key, None)?, view.revision()))).await
     }
 
     /// What the value of a contender says.

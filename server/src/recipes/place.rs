@@ -186,9 +186,12 @@ impl Attempt {
         acquire: u64,
         token: Revision,
     ) -> oneshot::Receiver<Result<Place, Trouble>> {
-        self.write(key, txn, move |done, _| match done.succeeded {
-            true => (Standing::TakenOver, Undo::Release { acquire, token }),
-            false => (Standing::Refused, Undo::Nothing),
+        self.write(key, txn, move |done, _| {
+            if done.succeeded {
+                (Standing::TakenOver, Undo::Release { acquire, token })
+            } else {
+                (Standing::Refused, Undo::Nothing)
+            }
         })
     }
 

@@ -1,7 +1,7 @@
 //! `Election`: a contender for each lease, whose value is the candidate's.
 //!
 //! Invariants:
-//! - The leader is the contender that was created first; its create_revision is the term.
+//! - The leader is the contender that was created first; its revision of creation is the term.
 //! - Texts are the wire's; the code is `Unknown` where etcd's service passes a client library's error on.
 
 use std::pin::Pin;

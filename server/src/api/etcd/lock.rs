@@ -40,13 +40,9 @@ pub fn call(rooms: &Rooms, metadata: &MetadataMap, connection: Connection) -> Re
 
 /// What a contender of this wire puts. Without a lease it gets one of its own, of a minute.
 pub fn wanted(contest: &Contest, lease: i64, value: Bytes, renews_value: bool) -> Result<(LeaseId, Wanted), Refused> {
-    let (lease, owner) = match LeaseId::new(lease) {
-        Some(lease) => (lease, Owner::Lease(lease)),
-        None => {
-            let lease = validate::mint_lease();
-            (lease, Owner::Ttl { lease, ttl_ms: CONTENDER_TTL_MS })
-        }
-    };
+    let given = LeaseId::new(lease);
+    let lease = given.unwrap_or_else(validate::mint_lease);
+    let owner = given.map_or(Owner::Ttl { lease, ttl_ms: CONTENDER_TTL_MS }, Owner::Lease);
     let put = Put {
         key: contest.name.key(lease, None)?,
         value: Some(value),

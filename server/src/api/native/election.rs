@@ -122,7 +122,7 @@ async fn observe(rooms: &Arc<Rooms>, request: v1::ObserveRequest, end: Instant) 
                 None => observer.next().await.unwrap_or_else(|| Err(crate::error::ConsensusError::ShuttingDown.into())),
             };
             match next {
-                Ok(observed) => Some((Ok(response(&rooms, observed)), (Some(observer), None))),
+                Ok(leader) => Some((Ok(response(&rooms, leader)), (Some(observer), None))),
                 Err(error) => Some((Err(Refusal::from(error).into()), (None, None))),
             }
         }
