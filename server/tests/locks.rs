@@ -198,7 +198,7 @@ async fn a_thousand_contenders_cost_one_message_a_release() {
     let order: Vec<u64> = contenders::order(&doors, "l").await;
     let mut held_by = 1;
     for next in order.into_iter().take(20) {
-        let before = contenders::settled(&doors, "l").await;
+        let before = contenders::settled(&doors).await;
         assert!(release(&doors, "l", lease, held_by, token).await);
         token = waiting.remove(&next).unwrap().await.unwrap().unwrap().token;
         held_by = next;

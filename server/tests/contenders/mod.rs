@@ -103,13 +103,12 @@ pub async fn order(doors: &Doors, name: &str) -> Vec<u64> {
 }
 
 /// What the lines cost, once nothing has moved for a moment.
-pub async fn settled(doors: &Doors, name: &str) -> Cost {
+pub async fn settled(doors: &Doors) -> Cost {
     let mut before = doors.rooms.lines.cost();
     loop {
         sleep(Duration::from_millis(30)).await;
         let now = doors.rooms.lines.cost();
         if now == before {
-            let _ = name;
             return now;
         }
         before = now;
