@@ -45,8 +45,8 @@ mod claim;
 mod client;
 mod cluster;
 mod config;
-mod election;
 mod discovery;
+mod election;
 mod endpoints;
 mod error;
 mod fence;
@@ -67,13 +67,13 @@ pub use bytes::Bytes;
 pub use client::Client;
 pub use cluster::{Member, Members};
 pub use config::ClientBuilder;
-pub use election::{Election, Leader, Leaders, Leadership};
 pub use discovery::{
     BalancePolicy, Balanced, BreakerState, ChannelSnapshot, CheckKind, Health, HealthCheck, Idempotent, Instance,
     InstanceStatus, Instances, LiveSet, Register, Registration, RegistrationState, RegistrationStatus, Resilient,
     ResilientLayer, Resolved, Service, ServiceChange, ServiceChannel, ServiceDiscover, ServiceSummary, ServiceWatch,
     Services, ServicesPage, Transport,
 };
+pub use election::{Election, Leader, Leaders, Leadership};
 pub use error::{Error, ErrorKind, Happened, Lost, Reason, Refusal, Result};
 pub use fence::{FenceGate, FenceGates, Fenced};
 pub use kv::{

@@ -5,24 +5,17 @@
 
 #![expect(clippy::expect_used, reason = "the functions that tests share are tests too")]
 
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use quorate_tests::cluster::Cluster;
+use quorate_tests::process::example;
 use quorate_tests::wait::PATIENCE;
 use tokio::process::Command;
-
-/// The binary of an example, built beside this test.
-fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("know one's own path");
-    let found = test.ancestors().map(|dir| dir.join("examples").join(name)).find(|path| path.is_file());
-    found.expect("the examples stand beside the tests: build the whole workspace (`make test`)")
-}
 
 /// Runs an example against a cluster, and gives what it printed.
 async fn run(name: &str, cluster: &Cluster) -> String {
     let endpoints: Vec<String> = cluster.places.iter().map(|place| place.client.clone()).collect();
-    let mut command = Command::new(binary(name));
+    let mut command = Command::new(example(name));
     command.env("QUORATE_ENDPOINTS", endpoints.join(",")).stdin(Stdio::null()).kill_on_drop(true);
     let ended = tokio::time::timeout(PATIENCE, command.output()).await.expect("the example ends by itself");
     let output = ended.expect("start the example");

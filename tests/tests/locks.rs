@@ -1,8 +1,8 @@
 //! Locks under everything that happens to clusters and clients: whatever is stopped, killed or cut off, there are never two
 //! holders, tokens only grow, and no fenced write is lost.
 //!
-//! Contenders are processes of their own: this test binary again, which writes down what it sees. They are stopped for
-//! longer than their leases live, while leaders are killed or cut off.
+//! Contenders are processes of their own (`tests/examples/contender.rs`), which write down what they see. They are stopped
+//! for longer than their leases live, while leaders are killed or cut off.
 //!
 //! Invariants:
 //! - What is asserted is what the history proves; nothing depends on how fast the machine is.
@@ -10,88 +10,22 @@
 #![expect(clippy::unwrap_used, reason = "the functions that tests share are tests too")]
 
 use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use quorate::{Client, Error, ErrorKind, Happened, LockGuard, Op};
+use quorate::{Client, Error};
 use quorate_tests::checkers::locks::{History, Hold, Write};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::netns::Network;
+use quorate_tests::process::example;
 use quorate_tests::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::time::{ClockId, clock_gettime};
 
-const LOCK: &str = "chaos";
 const NUMBER: &str = "/chaos-number";
-const TTL: Duration = Duration::from_secs(2);
 const CONTENDERS: usize = 6;
 /// How long somebody is stopped, or cut off: longer than a lease lives.
 const PAUSE: Duration = Duration::from_secs(3);
-/// How long a contender holds at most.
-const LOOKS: u32 = 3;
-
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap()
-}
-
-/// Not a test: what a contender's process runs.
-#[tokio::test]
-#[ignore = "it is run by the other tests, as a process of its own"]
-async fn contender() {
-    let Some(endpoints) = std::env::var_os("CONTENDER_ENDPOINTS") else { return };
-    let endpoints = endpoints.into_string().unwrap();
-    let record = PathBuf::from(std::env::var_os("CONTENDER_RECORD").unwrap());
-    let stop = record.with_extension("stop");
-    let mut record = File::create(record).unwrap();
-    let client = Client::builder().endpoints(endpoints.split(',')).deadline(Duration::from_secs(20)).build().unwrap();
-    while !stop.exists() {
-        let asked = now();
-        let guard = match client.lock(LOCK).ttl(TTL).acquire().await {
-            Ok(guard) => guard,
-            // Stopped while it waited, or no quorum for a while.
-            Err(error) => {
-                writeln!(record, "failed {error}").unwrap();
-                continue;
-            }
-        };
-        let granted = now();
-        writeln!(record, "granted {} {asked} {granted}", guard.token()).unwrap();
-        hold(&client, &guard, &mut record).await;
-        // It says whether it was lost, which the history knows better.
-        let _ = guard.release().await;
-    }
-    writeln!(record, "done").unwrap();
-}
-
-/// Adds to the number while it holds.
-async fn hold(client: &Client, guard: &LockGuard, record: &mut File) {
-    for _ in 0..LOOKS {
-        let sure = now();
-        if guard.check().is_err() {
-            return;
-        }
-        writeln!(record, "sure {} {sure}", guard.token()).unwrap();
-        match add(client, guard).await {
-            Ok(Some(revision)) => writeln!(record, "wrote {} {revision}", guard.token()).unwrap(),
-            Ok(None) => return,
-            Err(error) if error.happened() == Happened::Unknown => writeln!(record, "unknown {error}").unwrap(),
-            Err(error) => {
-                assert_ne!(error.kind(), ErrorKind::FixRequest, "{error}");
-                return;
-            }
-        }
-    }
-}
-
-/// One more, if the lock is held still: its revision.
-async fn add(client: &Client, guard: &LockGuard) -> Result<Option<i64>, Error> {
-    let number = number(client).await?;
-    let written = client.txn(guard.txn().then(Op::put(NUMBER, (number + 1).to_string()))).await?;
-    Ok(written.succeeded.then_some(written.header.revision.get()))
-}
 
 async fn number(client: &Client) -> Result<u64, Error> {
     let value = client.get(NUMBER).await?.into_value().unwrap_or_else(|| "0".into());
@@ -107,13 +41,7 @@ impl Contenders {
     fn start(endpoints: &str, dir: &Path) -> Self {
         let start = |nth: usize| {
             let record = dir.join(format!("contender{nth}"));
-            let process = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "contender", "--ignored"])
-                .env("CONTENDER_ENDPOINTS", endpoints)
-                .env("CONTENDER_RECORD", &record)
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
+            let process = Command::new(example("contender")).arg(endpoints).arg(&record).spawn().unwrap();
             (process, record)
         };
         Self { processes: (0..CONTENDERS).map(start).collect() }

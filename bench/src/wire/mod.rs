@@ -134,7 +134,9 @@ impl Connection {
     pub async fn keep_alives(&self) -> Result<KeepAlives> {
         match self {
             Self::Etcd(wire) => wire.keep_alives().await,
-            Self::Native(_) => wrong("a client that keeps leases alive by itself was asked for a stream of keep-alives"),
+            Self::Native(_) => {
+                wrong("a client that keeps leases alive by itself was asked for a stream of keep-alives")
+            }
         }
     }
 

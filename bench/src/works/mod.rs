@@ -62,7 +62,11 @@ const STEADY: [Steady; 13] = [
 
 /// Names of all works, in the order in which they run.
 pub fn names() -> Vec<&'static str> {
-    STEADY.iter().map(|work| work.name).chain([WATCH, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART]).collect()
+    STEADY
+        .iter()
+        .map(|work| work.name)
+        .chain([WATCH, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART])
+        .collect()
 }
 
 /// Which works run.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::{Happened as WireHappened, Kind as WireKind};
 
-use crate::fake::{Locks, Script, Turn, refusal};
+use crate::fake::{Locks, Script, Turn, WatchPipe, refusal};
 use crate::{Client, Error, ErrorKind, LockGuard, Lost, Reason};
 
 const TTL: Duration = Duration::from_millis(600);
@@ -156,6 +156,12 @@ async fn it_is_lost_before_its_time_when_nothing_is_confirmed() {
     assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Reacquire);
 }
 
+/// A watch of which nothing comes.
+async fn stands(_: usize, _: v1::WatchCreate, pipe: WatchPipe) {
+    pipe.created(15).await;
+    std::future::pending::<()>().await;
+}
+
 fn deletion(lease_ended: bool) -> v1::WatchResponse {
     let kv = v1::KeyValue { key: "lock/key".into(), mod_revision: 20, ..Default::default() };
     let event = v1::Event { kind: v1::event::Kind::Delete.into(), kv: Some(kv), previous: None, lease_ended };
@@ -197,7 +203,7 @@ async fn when_history_is_compacted_the_key_itself_decides() {
 
 #[tokio::test]
 async fn many_holds_share_one_watch_stream() {
-    let fake = Script::default().start();
+    let fake = Script::default().on_watch(stands).start();
     let client = fake.client();
     let session = client.lease(PATIENCE).grant().await.unwrap();
     let mut guards = Vec::new();
@@ -222,6 +228,7 @@ async fn a_delay_lease_is_kept_alive_and_outlives_a_loss() {
             }
             if *counted.lock() >= 3 { Some(0) } else { Some(600) }
         })
+        .on_watch(stands)
         .with_locks(&locks)
         .start();
     let client = fake.client();
