@@ -100,6 +100,14 @@ table! {
     Discovery,      "q-discovery", "recipes",   EndsMember;
     /// Notices that most instances of a service expire at once.
     Protection,     "q-protect",   "recipes",   EndsMember;
+    /// Makes health checks, and says that this member does.
+    Checker,        "q-checker",   "recipes",   EndsMember;
+    /// Answers DNS queries that come in packets.
+    DnsUdp,         "q-dns-udp",   "api",       EndsMember;
+    /// Accepts DNS connections.
+    DnsTcp,         "q-dns-tcp",   "api",       EndsMember;
+    /// Answers the queries of one DNS connection.
+    DnsConnection,  "q-dns-conn",  "api",       Logged;
     /// Starts and ends the leader's jobs.
     LeaderJobs,     "q-leader",    "leader",    EndsMember;
     /// Expires leases while leading.

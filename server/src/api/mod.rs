@@ -8,6 +8,7 @@
 mod convert;
 mod cursor;
 mod deadline;
+pub mod dns;
 mod errors;
 mod etcd;
 mod health;

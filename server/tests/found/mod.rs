@@ -116,6 +116,10 @@ pub struct Watched {
 impl Watched {
     pub async fn open(doors: &Doors, service: &str, after_revision: i64) -> Self {
         let request = v1::WatchServiceRequest { service: service.to_owned(), after_revision, ..Default::default() };
+        Self::ask(doors, request).await
+    }
+
+    pub async fn ask(doors: &Doors, request: v1::WatchServiceRequest) -> Self {
         let answers = client(doors).watch(request).await.unwrap().into_inner();
         Self { answers, known: BTreeMap::new(), protected: false }
     }

@@ -16,6 +16,8 @@ const IN_A_ROW_MAX: u32 = 100;
 const FAILURES_DEFAULT: u32 = 3;
 const REMOVE_AFTER_MIN_MS: u64 = 10_000;
 const TARGET_BYTES_MAX: usize = 2_048;
+/// Note of a check that was never made.
+pub const NOT_CHECKED: &str = "not checked yet";
 
 /// A check. Numbers that are 0 or absent are read as their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -88,7 +90,7 @@ impl Check {
             failures: wire.failures,
             remove_after_ms: wire.remove_after_ms,
             status: Health::Critical,
-            note: "not checked yet".to_owned(),
+            note: NOT_CHECKED.to_owned(),
             ..Self::default()
         };
         match wire.kind {

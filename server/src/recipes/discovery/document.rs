@@ -256,3 +256,6 @@ impl From<Health> for v1::Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

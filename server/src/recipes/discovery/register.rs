@@ -144,7 +144,8 @@ impl Discovery {
         self.remove(name, vec![ours], deadline).await
     }
 
-    async fn remove(
+    /// Takes an instance away while these hold.
+    pub(super) async fn remove(
         &self,
         name: &InstanceName,
         compares: Vec<Compare>,
@@ -170,7 +171,8 @@ impl Discovery {
         Ok((written.header, deleted))
     }
 
-    async fn keep_alive(&self, lease: LeaseId, deadline: Instant) -> Result<u64, DiscoveryError> {
+    /// Renews a lease: its time to live, 0 if it has ended.
+    pub(super) async fn keep_alive(&self, lease: LeaseId, deadline: Instant) -> Result<u64, DiscoveryError> {
         let renewed = self.rooms.consensus.keep_alive(lease, deadline).await;
         Ok(renewed.map_err(|error| Trouble::from(self.rooms.explain(error)))?)
     }

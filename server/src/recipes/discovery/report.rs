@@ -71,17 +71,20 @@ impl Discovery {
         maintenance: Option<Maintenance>,
         deadline: Instant,
     ) -> Result<(v1::Header, Health), DiscoveryError> {
-        self.rewrite(name, deadline, |document| document.maintenance.clone_from(&maintenance)).await
+        self.rewrite(name, deadline, Vec::new(), |document| document.maintenance.clone_from(&maintenance)).await
     }
 
-    /// Changes a document, if that changes anything. Gives what counts then.
+    /// Changes a document, if that changes anything and while `compares` hold too. Gives what counts then.
     pub(super) async fn rewrite(
         &self,
         name: &InstanceName,
         deadline: Instant,
+        compares: Vec<Compare>,
         change: impl Fn(&mut Document),
     ) -> Result<(v1::Header, Health), DiscoveryError> {
-        for _ in 0..ATTEMPTS_MAX {
+        // Whether they hold is asked once; that others write meanwhile is no reason to give up.
+        let attempts = if compares.is_empty() { ATTEMPTS_MAX } else { 1 };
+        for _ in 0..attempts {
             let (stored, _, revision) = self.find_checked(name, deadline).await?;
             let mut document = stored.readable(name)?.clone();
             change(&mut document);
@@ -90,7 +93,7 @@ impl Discovery {
             if stored.document.as_ref() == Ok(&document) {
                 return Ok((self.rooms.header(revision), health));
             }
-            let unchanged = vec![is_at(name, stored.meta.mod_revision)];
+            let unchanged = compares.iter().cloned().chain([is_at(name, stored.meta.mod_revision)]).collect();
             let txn = Txn { compares: unchanged, then: vec![rewritten(name, &document)?], otherwise: Vec::new() };
             if let Some(header) = self.decided(txn, deadline).await? {
                 return Ok((header, health));

@@ -56,6 +56,15 @@ pub struct Resolved {
     pub protected: bool,
 }
 
+/// A service, as DNS answers for it.
+#[derive(Debug)]
+pub struct Looked {
+    /// In order of their ids, whatever their health; expired ones too while it is protected.
+    pub instances: Vec<v1::Instance>,
+    /// Of the service.
+    pub settings: ServiceSettings,
+}
+
 /// A page of services.
 #[derive(Debug)]
 pub struct Services {
@@ -103,6 +112,11 @@ impl Resolved {
         self.instances.sort_by(|left, right| left.id.cmp(&right.id).then(left.expired.cmp(&right.expired)));
         self.instances.dedup_by(|later, earlier| later.id == earlier.id);
     }
+}
+
+/// Whether an instance can be used: it is passing, or with a warning.
+pub fn is_healthy(instance: &v1::Instance) -> bool {
+    instance.malformed.is_empty() && matches!(instance.health(), v1::Health::Passing | v1::Health::Warning)
 }
 
 impl Discovery {
@@ -159,6 +173,21 @@ impl Discovery {
         self.protections.of(service)
     }
 
+    /// A service as this member's own store has it; `None`: there is none of that name.
+    pub async fn look(&self, service: &ServiceName) -> Result<Option<Looked>, DiscoveryError> {
+        let filter = Filter { worst: v1::Health::Maintenance, ..Filter::healthy(service.clone()) };
+        let (mut resolved, _) = self.standing(&filter, None).await?;
+        if let Some(protection) = self.protections.of(service) {
+            resolved.add(&protection, &filter);
+        }
+        let (reader, is_empty) = (service.clone(), resolved.instances.is_empty());
+        let read = self.rooms.read(Weight::Light, move |view| {
+            let is_known = !is_empty || view.get(&reader.key(), None)?.is_some();
+            is_known.then(|| settings(view, &reader)).transpose()
+        });
+        Ok(read.await?.map(|settings| Looked { instances: resolved.instances, settings }))
+    }
+
     /// A page of services, after one of them.
     pub async fn services(
         &self,
@@ -209,7 +238,19 @@ pub(super) fn each(
     at: Option<Revision>,
     mut visit: impl FnMut(KeyValue, v1::Instance) -> bool,
 ) -> Result<(), ReadError> {
-    let (mut start, end) = service.span();
+    scan(view, service.span(), at, |kv| match instance::at(&kv.key, &kv.value, kv.meta) {
+        Some(instance) => visit(kv, instance),
+        None => true,
+    })
+}
+
+/// Visits the keys of a range in order, until `visit` says false.
+pub(super) fn scan(
+    view: &StoreView<'_>,
+    (mut start, end): (Bytes, Bytes),
+    at: Option<Revision>,
+    mut visit: impl FnMut(KeyValue) -> bool,
+) -> Result<(), ReadError> {
     loop {
         let query = RangeQuery {
             span: Span::Range { start, end: Some(end.clone()) },
@@ -225,9 +266,7 @@ pub(super) fn each(
         let done = view.range(&query)?;
         let next = done.kvs.last().map(|last| [last.key.as_bytes(), b"\0"].concat());
         for kv in done.kvs {
-            if let Some(instance) = instance::at(&kv.key, &kv.value, kv.meta)
-                && !visit(kv, instance)
-            {
+            if !visit(kv) {
                 return Ok(());
             }
         }
