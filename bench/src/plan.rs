@@ -26,6 +26,8 @@ pub const MIXED_PUTS: u32 = 10;
 pub const WATCHERS: usize = 1_000;
 /// Of granted leases: none ends while something is measured.
 pub const LEASE_TTL: Duration = Duration::from_hours(4);
+/// Instances of the service that is asked for.
+pub const INSTANCES: usize = 10;
 /// Callers that grant and renew many leases.
 pub const LEASE_CALLERS: usize = 256;
 /// Callers that put while many leases end.

@@ -122,6 +122,12 @@ impl EtcdWire {
         Ok(client.lease_grant(request).await.map_err(call("lease grant"))?.into_inner().id)
     }
 
+    pub async fn revoke(&self, lease: i64) -> Result<()> {
+        let request = pb::LeaseRevokeRequest { id: lease };
+        LeaseClient::new(self.0.clone()).lease_revoke(request).await.map_err(call("lease revoke"))?;
+        Ok(())
+    }
+
     pub async fn leases(&self) -> Result<usize> {
         let mut client = LeaseClient::new(self.0.clone());
         let answer = client.lease_leases(pb::LeaseLeasesRequest {}).await.map_err(call("listing leases"))?;
@@ -152,13 +158,17 @@ impl EtcdWire {
     }
 
     pub async fn watch(&self, key: Bytes) -> Result<EtcdWatch> {
-        watch(self.0.clone(), key).await.map_err(call("watch"))
+        self.watch_range(key, Bytes::new()).await
+    }
+
+    pub async fn watch_range(&self, key: Bytes, range_end: Bytes) -> Result<EtcdWatch> {
+        watch(self.0.clone(), key, range_end).await.map_err(call("watch"))
     }
 }
 
-async fn watch(channel: Channel, key: Bytes) -> std::result::Result<EtcdWatch, Status> {
+async fn watch(channel: Channel, key: Bytes, range_end: Bytes) -> std::result::Result<EtcdWatch, Status> {
     let (requests, queue) = mpsc::channel(1);
-    let create = pb::WatchCreateRequest { key, ..Default::default() };
+    let create = pb::WatchCreateRequest { key, range_end, ..Default::default() };
     let request = pb::watch_request::RequestUnion::CreateRequest(create);
     // There is room for it: the queue is new.
     let _ = requests.try_send(pb::WatchRequest { request_union: Some(request) });
@@ -213,7 +223,7 @@ pub async fn is_served(service: Service, address: SocketAddrV4) -> Result<bool> 
             KvClient::new(channel).range(request).await.err()
         }
         Service::Lease => LeaseClient::new(channel).lease_leases(pb::LeaseLeasesRequest {}).await.err(),
-        Service::Watch => watch(channel, key).await.err(),
+        Service::Watch => watch(channel, key, Bytes::new()).await.err(),
         // Of a key that is not there, which does nothing.
         Service::Lock => LockClient::new(channel).unlock(v3lockpb::UnlockRequest { key: absent() }).await.err(),
     };

@@ -15,8 +15,9 @@ use bytes::Bytes;
 
 pub use self::etcd::KeepAlives;
 use crate::cluster::{Standing, System};
-use crate::failure::{Result, wrong};
+use crate::failure::{Failure, Result, call, wrong};
 use crate::plan::{LEASE_TTL, VALUE_BYTES};
+use crate::works::discovery;
 
 /// One connection.
 #[derive(Clone)]
@@ -49,12 +50,16 @@ pub enum Service {
     Lock,
 }
 
-/// A watch of one key.
+/// A watch of one key, or of one service.
 pub enum Watcher {
     /// On etcd's wire.
     Etcd(Box<etcd::EtcdWatch>),
     /// Quorate's client.
     Native(native::NativeWatch),
+    /// The keys of a service, on etcd's wire.
+    EtcdService(Box<etcd::EtcdWatch>),
+    /// A service, with Quorate's client.
+    NativeService(native::NativeServiceWatch),
 }
 
 /// Who takes locks.
@@ -175,6 +180,41 @@ impl Connection {
         either!(self, wire => wire.fill(pairs))
     }
 
+    /// Registers an instance of a service, and deregisters it.
+    pub async fn come_and_go(&self, service: &str, id: &str) -> Result<()> {
+        match self {
+            Self::Etcd(wire) => {
+                let lease = wire.grant(LEASE_TTL).await?;
+                wire.put(discovery::key(service, id), discovery::document(1), lease).await?;
+                wire.revoke(lease).await
+            }
+            Self::Native(wire) => wire.come_and_go(service, id).await,
+        }
+    }
+
+    /// How many instances of a service there are.
+    pub async fn resolve(&self, service: &str) -> Result<usize> {
+        match self {
+            Self::Etcd(wire) => {
+                let (from, end) = (discovery::key(service, ""), Bytes::from(format!("/services/{service}0")));
+                let (found, _) = wire.range(from, end, 0).await?;
+                usize::try_from(found).map_err(call("counting instances"))
+            }
+            Self::Native(wire) => wire.resolve(service).await,
+        }
+    }
+
+    /// Watches a service, or its keys, from now on.
+    pub async fn watch_service(&self, service: &str) -> Result<Watcher> {
+        Ok(match self {
+            Self::Etcd(wire) => {
+                let (from, end) = (discovery::key(service, ""), Bytes::from(format!("/services/{service}0")));
+                Watcher::EtcdService(Box::new(wire.watch_range(from, end).await?))
+            }
+            Self::Native(wire) => Watcher::NativeService(wire.watch_service(service).await?),
+        })
+    }
+
     /// Compacts history before `revision`.
     pub async fn compact(&self, revision: i64) -> Result<()> {
         either!(self, wire => wire.compact(revision))
@@ -190,10 +230,24 @@ impl Connection {
 }
 
 impl Watcher {
-    /// Values of the next events; at least one.
-    pub async fn next(&mut self) -> Result<Vec<Bytes>> {
-        either!(self, watch => watch.next())
+    /// What counts in the values of the next events; at least one.
+    pub async fn next(&mut self) -> Result<Vec<u64>> {
+        let counted = |values: Vec<Bytes>| {
+            let number = |value: Bytes| value.first_chunk().map_or(0, |number| u64::from_be_bytes(*number));
+            values.into_iter().map(number).collect()
+        };
+        match self {
+            Self::Etcd(watch) => Ok(counted(watch.next().await?)),
+            Self::Native(watch) => Ok(counted(watch.next().await?)),
+            Self::EtcdService(watch) => watch.next().await?.iter().map(|document| weight_of(document)).collect(),
+            Self::NativeService(watch) => watch.next().await,
+        }
     }
+}
+
+fn weight_of(document: &[u8]) -> Result<u64> {
+    let document: serde_json::Value = serde_json::from_slice(document).map_err(call("reading a document"))?;
+    document["weight"].as_u64().ok_or_else(|| Failure::Wrong("a document has no weight".to_owned()))
 }
 
 /// What a member says of itself.

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use quorate::{Client, Compare, LeaseGuard, LeaseId, LockGuard, Op, Relation, Revision, Txn, WatchStream};
+use quorate::{
+    Client, Compare, Instance, LeaseGuard, LeaseId, LockGuard, Op, Relation, Revision, ServiceChange, ServiceWatch,
+    Txn, WatchStream,
+};
 use quorate_proto::v1::StatusRequest;
 use quorate_proto::v1::admin_client::AdminClient;
 use tonic::transport::Endpoint;
@@ -20,6 +23,9 @@ use crate::plan::{LEASE_TTL, PATIENCE};
 /// One connection.
 #[derive(Clone)]
 pub struct Native(Client);
+
+/// One watch of a service.
+pub struct NativeServiceWatch(ServiceWatch);
 
 /// Who takes locks.
 pub struct NativeLocker {
@@ -72,6 +78,26 @@ impl Native {
         Ok(granted.id.get())
     }
 
+    pub async fn come_and_go(&self, service: &str, id: &str) -> Result<()> {
+        let instance = Instance::new(service, id).address("127.0.0.1").port(8080).metadata("rest", "x".repeat(150));
+        let registration = self.0.register(instance).await.map_err(call("register"))?;
+        match registration.deregister().await.map_err(call("deregister"))? {
+            true => Ok(()),
+            false => wrong("an instance was gone before it was deregistered"),
+        }
+    }
+
+    pub async fn resolve(&self, service: &str) -> Result<usize> {
+        Ok(self.0.service(service).resolve().await.map_err(call("resolve"))?.instances.len())
+    }
+
+    pub async fn watch_service(&self, service: &str) -> Result<NativeServiceWatch> {
+        let mut watch = NativeServiceWatch(self.0.service(service).watch());
+        // The snapshot: what comes after it is new.
+        watch.change().await?;
+        Ok(watch)
+    }
+
     pub async fn leases(&self) -> Result<usize> {
         Ok(self.0.leases().await.map_err(call("listing leases"))?.len())
     }
@@ -103,6 +129,20 @@ impl NativeLocker {
             Some(guard) => guard.release().await.map_err(call("unlock")),
             None => wrong("nothing is held"),
         }
+    }
+}
+
+impl NativeServiceWatch {
+    async fn change(&mut self) -> Result<ServiceChange> {
+        match self.0.next().await {
+            Some(change) => change.map_err(call("watching a service")),
+            None => wrong("a watch of a service ended"),
+        }
+    }
+
+    /// Weights of what changed.
+    pub async fn next(&mut self) -> Result<Vec<u64>> {
+        Ok(self.change().await?.changed.iter().map(|instance| u64::from(instance.weight)).collect())
     }
 }
 

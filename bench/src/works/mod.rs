@@ -8,6 +8,7 @@
 //! - An election that the load brought about is counted: none is expected.
 
 mod compaction;
+pub mod discovery;
 mod failover;
 mod lease;
 mod lock;
@@ -28,6 +29,8 @@ use crate::wire::Service;
 /// Names of works that are no closed loop of callers.
 pub const WATCH: &str = "watch-1000";
 /// See [`WATCH`].
+pub const WATCH_SERVICE: &str = "watch-service-1000";
+/// See [`WATCH`].
 pub const MEMORY: &str = "memory";
 /// The row of elections during load; not a work.
 pub const ELECTIONS: &str = "elections";
@@ -44,7 +47,7 @@ struct Steady {
     caller: fn(usize, usize) -> Box<dyn Caller>,
 }
 
-const STEADY: [Steady; 13] = [
+const STEADY: [Steady; 15] = [
     Steady { name: "put-1", callers: 1, needs: Service::Kv, caller: point::put },
     Steady { name: "put-64", callers: 64, needs: Service::Kv, caller: point::put },
     Steady { name: "put-512", callers: 512, needs: Service::Kv, caller: point::put },
@@ -57,6 +60,8 @@ const STEADY: [Steady; 13] = [
     Steady { name: "lease-put-64", callers: 64, needs: Service::Lease, caller: lease::lease_put },
     Steady { name: "lock-1", callers: 1, needs: Service::Lock, caller: lock::alone },
     Steady { name: "lock-contended-64", callers: 64, needs: Service::Lock, caller: lock::contended },
+    Steady { name: "register-64", callers: 64, needs: Service::Lease, caller: discovery::register },
+    Steady { name: "resolve-64", callers: 64, needs: Service::Kv, caller: discovery::resolve },
     Steady { name: "mixed-90-10-64", callers: 64, needs: Service::Kv, caller: point::mixed },
 ];
 
@@ -65,7 +70,7 @@ pub fn names() -> Vec<&'static str> {
     STEADY
         .iter()
         .map(|work| work.name)
-        .chain([WATCH, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART])
+        .chain([WATCH, WATCH_SERVICE, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART])
         .collect()
 }
 
@@ -129,11 +134,13 @@ async fn on_one_stage(stage: &Stage, plan: &Plan, selection: &Selection, figures
         })
         .await?;
     }
-    if selection.has(WATCH) {
-        rounds(stage, plan, (WATCH, Service::Watch), figures, async |lane, round| {
-            watch::run(lane, stage.cluster(lane.subject), round, plan.warm_up, plan.measured).await
-        })
-        .await?;
+    for (name, what) in [(WATCH, watch::What::Key), (WATCH_SERVICE, watch::What::Service)] {
+        if selection.has(name) {
+            rounds(stage, plan, (name, Service::Watch), figures, async |lane, round| {
+                watch::run(lane, stage.cluster(lane.subject), round, plan.warm_up, plan.measured, what).await
+            })
+            .await?;
+        }
     }
     if selection.has(COMPACTION) {
         eprintln!("bench: {COMPACTION}, {} revisions", plan.compacted_revisions);
