@@ -159,10 +159,8 @@ async fn deregister(doors: &Doors, service: &str, id: &str) -> v1::DeregisterRes
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permanent_instance_outlives_its_stream_until_it_is_deregistered() {
     let doors = Doors::single().await;
-    let permanent = |port| v1::RegisterInstance {
-        permanent: true,
-        ..asked(v1::Instance { port, ..instance("db", "main") })
-    };
+    let permanent =
+        |port| v1::RegisterInstance { permanent: true, ..asked(v1::Instance { port, ..instance("db", "main") }) };
     let mut stream = Registration::open(&doors).await;
     let answer = stream.register(permanent(1)).await;
     assert_eq!((answer.lease_id, answer.ttl_ms), (0, 0));
@@ -171,7 +169,10 @@ async fn a_permanent_instance_outlives_its_stream_until_it_is_deregistered() {
     let mut stream = Registration::open(&doors).await;
     assert_eq!(stream.register(permanent(2)).await.instance.unwrap().port, 2);
     stream.end().await;
-    assert_eq!(resolve(&doors, v1::ResolveRequest { service: "db".into(), ..Default::default() }).await.instances.len(), 1);
+    assert_eq!(
+        resolve(&doors, v1::ResolveRequest { service: "db".into(), ..Default::default() }).await.instances.len(),
+        1
+    );
     assert!(deregister(&doors, "db", "main").await.deregistered);
     assert!(!deregister(&doors, "db", "main").await.deregistered);
     doors.stop().await;
@@ -247,7 +248,12 @@ async fn a_watch_tells_each_change_once_and_goes_on_after_a_revision() {
     doors.stop().await;
 }
 
-async fn report(doors: &Doors, service: &str, id: &str, health: Health) -> Result<v1::ReportHealthResponse, tonic::Status> {
+async fn report(
+    doors: &Doors,
+    service: &str,
+    id: &str,
+    health: Health,
+) -> Result<v1::ReportHealthResponse, tonic::Status> {
     let note = "as it says".to_owned();
     let request = v1::ReportHealthRequest { service: service.into(), id: id.into(), health: health.into(), note };
     found::client(doors).report_health(request).await.map(tonic::Response::into_inner)

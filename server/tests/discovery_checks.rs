@@ -87,7 +87,9 @@ async fn an_instance_is_what_its_checks_say() {
     let mut watched = watch_all(&doors).await;
     let first = &watched.next().await.changed[0];
     assert_eq!((first.health(), first.health_note.as_str()), (Health::Critical, "not checked yet"));
-    for (status, expected) in [(200, Health::Passing), (429, Health::Warning), (503, Health::Critical), (204, Health::Passing)] {
+    for (status, expected) in
+        [(200, Health::Passing), (429, Health::Warning), (503, Health::Critical), (204, Health::Passing)]
+    {
         server.say(status);
         watched.until(|known, _| known["a"].health() == expected).await;
     }

@@ -257,7 +257,8 @@ async fn neither_random_bytes_nor_random_documents_do_harm() {
     let all = v1::ResolveRequest { service: "web".into(), worst, ..Default::default() };
     assert_eq!(client(&doors).resolve(all).await.unwrap().into_inner().instances.len(), 201);
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x07service\x01q\x07example\x00\x00\x01\x00\x01";
+    let query =
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x07service\x01q\x07example\x00\x00\x01\x00\x01";
     for round in 0..2_000 {
         let mut bytes = query.to_vec();
         if random.random_bool(0.3) {

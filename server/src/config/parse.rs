@@ -10,8 +10,8 @@ use hickory_proto::rr::Name;
 use ipnet::IpNet;
 
 use super::table::{SETTINGS, Setting};
-use crate::recipes::discovery::Networks;
 use super::{AutoCompaction, Config, ConfigError, Limits, Settings, Source, Start, Timing};
+use crate::recipes::discovery::Networks;
 
 /// Longest domain.
 const DOMAIN_BYTES_MAX: usize = 128;

@@ -128,7 +128,9 @@ impl Question<'_> {
     fn services(self, healthy: &[&v1::Instance], ttl_s: u32, answer: &mut Answer) {
         let mut named = std::collections::HashSet::new();
         for instance in healthy {
-            let (Ok(port), Ok(weight)) = (u16::try_from(instance.port), u16::try_from(instance.weight)) else { continue };
+            let (Ok(port), Ok(weight)) = (u16::try_from(instance.port), u16::try_from(instance.weight)) else {
+                continue;
+            };
             let address = instance.address.parse::<IpAddr>().ok();
             let target = match address {
                 Some(address) => self.name_of(address),
@@ -147,7 +149,8 @@ impl Question<'_> {
     fn texts(self, healthy: &[&v1::Instance], ttl_s: u32) -> Vec<Record> {
         let with_metadata = healthy.iter().filter(|instance| !instance.metadata.is_empty());
         let record = |instance: &&v1::Instance| {
-            let mut pairs: Vec<String> = instance.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let mut pairs: Vec<String> =
+                instance.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
             pairs.sort();
             let texts = pairs.iter().flat_map(|pair| pair.as_bytes().chunks(TEXT_BYTES_MAX)).collect();
             Record::from_rdata(self.name.clone(), ttl_s, RData::TXT(TXT::from_bytes(texts)))

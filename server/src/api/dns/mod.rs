@@ -105,11 +105,7 @@ async fn packets(socket: tokio::net::UdpSocket, answers: Arc<Answers>, tasks: Ta
     }
 }
 
-async fn connections(
-    listener: tokio::net::TcpListener,
-    answers: Arc<Answers>,
-    tasks: Tasks,
-) -> Result<(), Infallible> {
+async fn connections(listener: tokio::net::TcpListener, answers: Arc<Answers>, tasks: Tasks) -> Result<(), Infallible> {
     let mut stopped = std::pin::pin!(tasks.stopped());
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

@@ -98,9 +98,8 @@ fn splits(labels: &[String]) -> impl Iterator<Item = (String, String)> {
 }
 
 fn instances(ways: impl IntoIterator<Item = (String, Only)>) -> Asked {
-    let wanted = ways.into_iter().filter_map(|(service, only)| {
-        Some(Wanted { service: ServiceName::new(service).ok()?, only })
-    });
+    let wanted =
+        ways.into_iter().filter_map(|(service, only)| Some(Wanted { service: ServiceName::new(service).ok()?, only }));
     let wanted: Vec<Wanted> = wanted.collect();
     if wanted.is_empty() { Asked::Nothing } else { Asked::Instances(wanted) }
 }

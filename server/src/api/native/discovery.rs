@@ -20,9 +20,7 @@ use crate::api::errors::Refusal;
 use crate::api::limits::DEADLINE_DEFAULT;
 use crate::api::rooms::Rooms;
 use crate::api::{deadline, validate};
-use crate::recipes::discovery::{
-    Discovery, Filter, InstanceName, Update, Watching, maintenance, reported,
-};
+use crate::recipes::discovery::{Discovery, Filter, InstanceName, Update, Watching, maintenance, reported};
 
 /// What cursors of the list of services belong to.
 const ALL_SERVICES: &[u8] = b"services";

@@ -35,12 +35,8 @@ pub fn serve(
     requests: Streaming<v1::RegisterRequest>,
 ) -> impl Stream<Item = Result<v1::RegisterResponse, Status>> + Send + use<> {
     let (answers, received) = mpsc::channel(ANSWERS_MAX);
-    let stream = RegisterStream {
-        rooms: Arc::clone(rooms),
-        discovery: Arc::clone(discovery),
-        registration: None,
-        lease: None,
-    };
+    let stream =
+        RegisterStream { rooms: Arc::clone(rooms), discovery: Arc::clone(discovery), registration: None, lease: None };
     rooms.tasks.spawn(Task::Stream, &Handle::current(), stream.run(requests, answers));
     ReceiverStream::new(received)
 }
@@ -97,9 +93,7 @@ impl RegisterStream {
                 self.registration = Some(asked);
                 registered
             }
-            (Some(Message::Heartbeat(_)), Some(asked)) => {
-                self.discovery.heartbeat(asked, self.lease, deadline).await?
-            }
+            (Some(Message::Heartbeat(_)), Some(asked)) => self.discovery.heartbeat(asked, self.lease, deadline).await?,
             (Some(Message::Heartbeat(_)), None) => {
                 return Err(Refusal::invalid("nothing is registered in this stream yet; send register first"));
             }

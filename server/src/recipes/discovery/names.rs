@@ -50,7 +50,10 @@ pub enum Place<'a> {
 
 fn is_name(name: &str, upper: bool) -> bool {
     let fits = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte) || upper && byte.is_ascii_uppercase()
+        byte.is_ascii_lowercase()
+            || byte.is_ascii_digit()
+            || b"-_.".contains(&byte)
+            || upper && byte.is_ascii_uppercase()
     };
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
 }

@@ -165,13 +165,16 @@ struct Tracker<'a> {
 impl Tracker<'_> {
     fn open(&self) -> Session {
         let mut session = self.discovery.rooms.watches(OnContactLoss::Wait);
-        session.create(TAG, WatchSpec {
-            interest: Interest { scope: Scope::Subtree(ROOT.into()), puts: true, deletes: true },
-            start: None,
-            previous_values: false,
-            progress_interval: None,
-            min_revision: None,
-        });
+        session.create(
+            TAG,
+            WatchSpec {
+                interest: Interest { scope: Scope::Subtree(ROOT.into()), puts: true, deletes: true },
+                start: None,
+                previous_values: false,
+                progress_interval: None,
+                min_revision: None,
+            },
+        );
         session
     }
 
@@ -285,9 +288,9 @@ impl Tracker<'_> {
                 new.insert(service.clone(), protection);
             }
             let changed = new.len() != protected.len()
-                || new.iter().any(|(service, protection)| {
-                    !Protection::is_same(Some(protection), protected.get(service))
-                });
+                || new
+                    .iter()
+                    .any(|(service, protection)| !Protection::is_same(Some(protection), protected.get(service)));
             if changed {
                 *protected = Arc::new(new);
             }

@@ -7,8 +7,8 @@
 //! - What belongs to another live lease is never written over.
 //! - Every write expects what was read: a decision is never carried out on something else.
 
-use quorate_proto::{LeaseId, Revision};
 use quorate_proto::v1;
+use quorate_proto::{LeaseId, Revision};
 use quorate_state::command::{Command, Compare, Delete, Expect, Owner, Relation, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::{Done, Meta, Rejection, TxnResult};
 use quorate_state::view::LeaseRecord;
@@ -151,13 +151,15 @@ impl Discovery {
         compares: Vec<Compare>,
         deadline: Instant,
     ) -> Result<(v1::Header, bool), DiscoveryError> {
-        let delete = |span| TxnOp::Delete(Delete {
-            span,
-            expect: Expect::Anything,
-            must_be_empty: false,
-            return_previous: false,
-            limit: None,
-        });
+        let delete = |span| {
+            TxnOp::Delete(Delete {
+                span,
+                expect: Expect::Anything,
+                must_be_empty: false,
+                return_previous: false,
+                limit: None,
+            })
+        };
         let (start, end) = name.ttl_span();
         let then = vec![delete(Span::Key(name.key())), delete(Span::Range { start, end: Some(end) })];
         let txn = Txn { compares, then, otherwise: Vec::new() };
@@ -186,12 +188,7 @@ impl Discovery {
     }
 }
 
-fn plan(
-    asked: &Registration,
-    held: Option<LeaseId>,
-    alive: bool,
-    found: &Found,
-) -> Result<Plan, DiscoveryError> {
+fn plan(asked: &Registration, held: Option<LeaseId>, alive: bool, found: &Found) -> Result<Plan, DiscoveryError> {
     let owner = || match (asked.ttl_ms, held, &found.record) {
         (None, ..) => (Owner::None, None),
         // A lease that its client was granted before, for this and other keys.
@@ -261,4 +258,3 @@ fn is_race(rejection: &Rejection) -> bool {
         Rejection::Precondition { .. } | Rejection::LeaseExists { .. } | Rejection::LeaseNotFound { .. }
     )
 }
-

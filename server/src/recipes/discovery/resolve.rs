@@ -210,8 +210,10 @@ fn services(view: &StoreView<'_>, after: Option<Bytes>, limit: usize) -> Result<
     for child in listed.children {
         let name = std::str::from_utf8(&child.name).ok().and_then(|name| ServiceName::new(name).ok());
         let Some(name) = name else { continue };
-        let mut service =
-            v1::services_response::Service { name: name.as_str().to_owned(), ..v1::services_response::Service::default() };
+        let mut service = v1::services_response::Service {
+            name: name.as_str().to_owned(),
+            ..v1::services_response::Service::default()
+        };
         let filter = Filter::healthy(name.clone());
         each(view, &name, None, |_, instance| {
             service.instances += 1;

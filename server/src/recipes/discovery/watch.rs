@@ -161,13 +161,20 @@ impl Watching {
 
     fn watch_after(&mut self, revision: Revision) {
         self.revision = revision;
-        self.session.create(TAG, WatchSpec {
-            interest: Interest { scope: Scope::Subtree(self.filter.service.directory().into()), puts: true, deletes: true },
-            start: Some(revision.next()),
-            previous_values: false,
-            progress_interval: None,
-            min_revision: None,
-        });
+        self.session.create(
+            TAG,
+            WatchSpec {
+                interest: Interest {
+                    scope: Scope::Subtree(self.filter.service.directory().into()),
+                    puts: true,
+                    deletes: true,
+                },
+                start: Some(revision.next()),
+                previous_values: false,
+                progress_interval: None,
+                min_revision: None,
+            },
+        );
     }
 
     fn update(&self) -> Update {

@@ -87,7 +87,8 @@ impl Job {
                     return Ok(CameTo::Nothing);
                 }
                 let key = name.ttl_key(*at);
-                let there = discovery.rooms.read(Weight::Light, move |view| Ok(view.get(&key, None)?.is_some())).await?;
+                let there =
+                    discovery.rooms.read(Weight::Light, move |view| Ok(view.get(&key, None)?.is_some())).await?;
                 Ok(if there { CameTo::Nothing } else { CameTo::Silence })
             }
             Self::Write { status, note } => {

@@ -137,7 +137,9 @@ impl Checker {
             self.set(&name, checks);
         }
         loop {
-            wanted.send_if_modified(|wanted| std::mem::replace(wanted, !self.checks.is_empty()) == self.checks.is_empty());
+            wanted.send_if_modified(|wanted| {
+                std::mem::replace(wanted, !self.checks.is_empty()) == self.checks.is_empty()
+            });
             let room = self.jobs.len() < JOBS_MAX;
             let next = self.due.first().map(|(due, _)| *due).filter(|_| room);
             tokio::select! {
@@ -159,19 +161,19 @@ impl Checker {
     fn open(&self, revision: Revision) -> Session {
         let mut session = self.discovery.rooms.watches(OnContactLoss::Wait);
         let range = |(start, end)| Scope::Range { start, end: Some(end) };
-        let scopes = [
-            (INSTANCES, Scope::Subtree(ROOT.into())),
-            (MEMBERS, range(all_checkers())),
-            (TTLS, range(all_ttl_keys())),
-        ];
+        let scopes =
+            [(INSTANCES, Scope::Subtree(ROOT.into())), (MEMBERS, range(all_checkers())), (TTLS, range(all_ttl_keys()))];
         for (tag, scope) in scopes {
-            session.create(tag, WatchSpec {
-                interest: Interest { scope, puts: tag != TTLS, deletes: true },
-                start: Some(revision.next()),
-                previous_values: false,
-                progress_interval: None,
-                min_revision: None,
-            });
+            session.create(
+                tag,
+                WatchSpec {
+                    interest: Interest { scope, puts: tag != TTLS, deletes: true },
+                    start: Some(revision.next()),
+                    previous_values: false,
+                    progress_interval: None,
+                    min_revision: None,
+                },
+            );
         }
         session
     }
@@ -197,7 +199,9 @@ impl Checker {
             }
         } else if let Some(Place::Instance(service, id)) = place(&change.key) {
             let checks = match &change.kind {
-                ChangeKind::Put { value, .. } => Document::read(value).map(|document| document.checks).unwrap_or_default(),
+                ChangeKind::Put { value, .. } => {
+                    Document::read(value).map(|document| document.checks).unwrap_or_default()
+                }
                 ChangeKind::Delete { .. } => Vec::new(),
             };
             self.set(&InstanceName { service, id: id.to_owned() }, checks);

@@ -230,7 +230,9 @@ mod tests {
             let (outcome, request) = tokio::join!(prober.probe(&check), served);
             assert_eq!(outcome, expected);
             let request = request.to_ascii_lowercase();
-            assert!(request.starts_with("get /health?deep=1 http/1.1") && request.contains(&format!("host: {address}")));
+            assert!(
+                request.starts_with("get /health?deep=1 http/1.1") && request.contains(&format!("host: {address}"))
+            );
         }
         let served = async { answer(listener.accept().await.unwrap().0, "302 Found").await };
         let (outcome, _) = tokio::join!(prober.probe(&check), served);

@@ -23,7 +23,10 @@ const GOLDEN: &str = concat!(
 #[test]
 fn the_bytes_of_a_document_stay_what_they_are() {
     let mut document = read(GOLDEN);
-    assert_eq!(document.checks[0].kind(), Some(crate::recipes::discovery::check::Kind::Http("http://10.0.0.5:8080/health")));
+    assert_eq!(
+        document.checks[0].kind(),
+        Some(crate::recipes::discovery::check::Kind::Http("http://10.0.0.5:8080/health"))
+    );
     assert_eq!(String::from_utf8(document.write().unwrap()).unwrap(), GOLDEN);
     document.settle();
     assert_eq!(String::from_utf8(document.write().unwrap()).unwrap(), GOLDEN, "what counts follows from the rest");
