@@ -17,6 +17,7 @@ use prost::Message as _;
 use quorate_proto::v1;
 use quorate_proto::v1::Health;
 use quorate_proto::v1::error_detail::Kind;
+use quorate_proto::v1::health_check::Kind as Check;
 use tonic::Code;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -183,7 +184,6 @@ async fn what_is_wrong_with_a_registration_is_said() {
     let doors = Doors::single().await;
     let base = || instance("web", "a");
     let check = |kind| v1::HealthCheck { kind: Some(kind), ..Default::default() };
-    use v1::health_check::Kind as Check;
     let cases: Vec<(v1::RegisterInstance, &str)> = vec![
         (asked(v1::Instance { service: "Web".into(), ..base() }), "lower-case"),
         (asked(v1::Instance { id: "a/b".into(), ..base() }), "the id"),
@@ -398,10 +398,10 @@ async fn a_registration_goes_on_at_another_member_under_a_new_leader_without_a_f
     let (mut members, net, dir) = Doors::three().await;
     let leader = leader_of(&members).await;
     let mut others: Vec<u64> = members.keys().copied().filter(|id| *id != leader).collect();
-    let (second, watcher) = (others.remove(0), others.remove(0));
+    let (second, other) = (others.remove(0), others.remove(0));
     let mut stream = Registration::open(&members[&leader]).await;
     let lease = stream.register(v1::RegisterInstance { ttl_ms: 10_000, ..asked(instance("web", "a")) }).await.lease_id;
-    let mut watched = Watched::open(&members[&watcher], "web", 0).await;
+    let mut watched = Watched::open(&members[&other], "web", 0).await;
     let first = watched.next().await;
     assert_eq!(ids(&first.changed), ["a"]);
     // The leader goes; the instance goes on elsewhere.
