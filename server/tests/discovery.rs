@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use doors::{Doors, detail};
 use found::{Registration, Watched, asked, health, instance, resolve};
+use prost::Message as _;
 use quorate_proto::v1;
 use quorate_proto::v1::Health;
 use quorate_proto::v1::error_detail::Kind;
+use quorate_proto::v1::health_check::Kind as Check;
 use tonic::Code;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,12 +60,13 @@ async fn an_instance_registers_is_resolved_and_leaves_in_good_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_leaves_the_instance_and_goes_on_without_a_change() {
     let doors = Doors::single().await;
-    let mut stream = Registration::open(&doors).await;
+    let (mut stream, between) = Registration::open_through(&doors).await;
     let lease = stream.register(asked(instance("web", "a"))).await.lease_id;
     let mut watched = Watched::open(&doors, "web", 0).await;
     assert_eq!(ids(&watched.next().await.changed), ["a"]);
     let version = doors.version_of("/services/web/a");
-    stream.break_off().await;
+    between.cut().await;
+    assert!(stream.try_heartbeat().await.is_err(), "the client notices");
     let mut again = Registration::open(&doors).await;
     let answer = again.register(v1::RegisterInstance { lease_id: lease, ..asked(instance("web", "a")) }).await;
     assert_eq!((answer.lease_id, answer.renewed), (lease, false));
@@ -74,6 +77,41 @@ async fn a_stream_that_breaks_leaves_the_instance_and_goes_on_without_a_change()
     assert_eq!((answer.lease_id, answer.renewed), (lease, false));
     let update = watched.next().await;
     assert_eq!((update.changed[0].weight, update.removed.len()), (9, 0));
+    doors.stop().await;
+}
+
+/// What clients of other languages do that give a call up: they reset its stream, over a connection that goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_given_up_is_not_one_that_ended() {
+    let doors = Doors::single().await;
+    for (id, gives_up) in [("given-up", true), ("ended", false)] {
+        let socket = tokio::net::TcpStream::connect(doors.serving.address()).await.unwrap();
+        let (client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = http::Request::post(format!("http://{}/quorate.v1.Discovery/Register", doors.serving.address()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (response, mut requests) = client.send_request(request, false).unwrap();
+        let message = v1::register_request::Message::Register(asked(instance("web", id)));
+        let message = v1::RegisterRequest { message: Some(message) }.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        requests.send_data([&[0], &length[..], &message].concat().into(), false).unwrap();
+        let mut answers = response.await.unwrap().into_body();
+        assert!(answers.data().await.unwrap().is_ok(), "it is registered");
+        if gives_up {
+            requests.send_reset(h2::Reason::CANCEL);
+        } else {
+            requests.send_data(bytes::Bytes::new(), true).unwrap();
+            while let Some(more) = answers.data().await {
+                more.unwrap();
+            }
+        }
+        let plain = v1::ResolveRequest { service: "web".into(), ..Default::default() };
+        assert_eq!(ids(&resolve(&doors, plain).await.instances), ["given-up"]);
+    }
     doors.stop().await;
 }
 
@@ -146,7 +184,6 @@ async fn what_is_wrong_with_a_registration_is_said() {
     let doors = Doors::single().await;
     let base = || instance("web", "a");
     let check = |kind| v1::HealthCheck { kind: Some(kind), ..Default::default() };
-    use v1::health_check::Kind as Check;
     let cases: Vec<(v1::RegisterInstance, &str)> = vec![
         (asked(v1::Instance { service: "Web".into(), ..base() }), "lower-case"),
         (asked(v1::Instance { id: "a/b".into(), ..base() }), "the id"),
@@ -200,12 +237,10 @@ async fn a_watch_tells_each_change_once_and_goes_on_after_a_revision() {
     assert_eq!(watched.next().await.changed[0].health(), Health::Warning);
     // From where the first watch began: what is different since then.
     let mut resumed = Watched::open(&doors, "web", at).await;
-    let mut seen = resumed.next().await;
-    assert!(!seen.snapshot);
-    while ids(&seen.changed) != ["a"] || seen.changed[0].health() != Health::Warning {
-        seen = resumed.next().await;
-    }
-    let compact = v1::CompactRequest { revision: seen.header.unwrap().revision, ..Default::default() };
+    assert!(!resumed.next().await.snapshot);
+    let known = resumed.until(|known, _| known.get("a").is_some_and(|a| a.health() == Health::Warning)).await;
+    assert!(known.contains_key("b"));
+    let compact = v1::CompactRequest { revision: known["a"].mod_revision, ..Default::default() };
     doors.kv().compact(compact).await.unwrap();
     let mut late = Watched::open(&doors, "web", at).await;
     let all = late.next().await;
@@ -363,10 +398,10 @@ async fn a_registration_goes_on_at_another_member_under_a_new_leader_without_a_f
     let (mut members, net, dir) = Doors::three().await;
     let leader = leader_of(&members).await;
     let mut others: Vec<u64> = members.keys().copied().filter(|id| *id != leader).collect();
-    let (second, watcher) = (others.remove(0), others.remove(0));
+    let (second, other) = (others.remove(0), others.remove(0));
     let mut stream = Registration::open(&members[&leader]).await;
     let lease = stream.register(v1::RegisterInstance { ttl_ms: 10_000, ..asked(instance("web", "a")) }).await.lease_id;
-    let mut watched = Watched::open(&members[&watcher], "web", 0).await;
+    let mut watched = Watched::open(&members[&other], "web", 0).await;
     let first = watched.next().await;
     assert_eq!(ids(&first.changed), ["a"]);
     // The leader goes; the instance goes on elsewhere.

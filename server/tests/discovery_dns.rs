@@ -73,11 +73,11 @@ async fn dig(at: SocketAddr, question: &str) -> Said {
     let mut section = String::new();
     for line in said.text.clone().lines() {
         if let Some((_, rest)) = line.split_once("status: ") {
-            said.status = rest.split(',').next().unwrap().to_owned();
+            said.status = rest.split(',').next().map(str::to_owned).unwrap();
         } else if let Some(rest) = line.strip_prefix(";; flags: ") {
             said.flags = rest.split(';').next().unwrap().split_whitespace().map(str::to_owned).collect();
         } else if let Some(name) = line.strip_prefix(";; ").and_then(|line| line.strip_suffix(" SECTION:")) {
-            section = name.to_owned();
+            section = String::from(name);
         } else if !line.is_empty() && !line.starts_with(';') {
             let fields = line.split_whitespace().map(str::to_owned).collect();
             said.sections.entry(section.clone()).or_default().push(fields);
@@ -232,7 +232,8 @@ fn document(random: &mut StdRng) -> Vec<u8> {
         _ => {
             for _ in 0..random.random_range(1..6) {
                 let at = random.random_range(0..bytes.len());
-                bytes[at] = b"{}[]\",:019.-aeE\\ntrue\xff"[random.random_range(0..23)];
+                let odd = b"{}[]\",:019.-aeE\\ntrue\xff";
+                bytes[at] = odd[random.random_range(0..odd.len())];
             }
         }
     }

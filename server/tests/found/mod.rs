@@ -11,10 +11,12 @@ use std::time::Duration;
 use quorate_proto::v1;
 use quorate_proto::v1::discovery_client::DiscoveryClient;
 use quorate_proto::v1::register_request::Message;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use crate::doors::Doors;
@@ -60,9 +62,27 @@ pub struct Registration {
 
 impl Registration {
     pub async fn open(doors: &Doors) -> Self {
+        Self::begin(client(doors)).await
+    }
+
+    async fn begin(mut client: DiscoveryClient<Channel>) -> Self {
         let (requests, received) = mpsc::channel(8);
-        let answers = client(doors).register(ReceiverStream::new(received)).await.unwrap().into_inner();
+        let answers = client.register(ReceiverStream::new(received)).await.unwrap().into_inner();
         Self { requests: Some(requests), answers }
+    }
+
+    /// Over a connection of its own, which breaks when what stands between is dropped.
+    pub async fn open_through(doors: &Doors) -> (Self, Between) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, to) = (listener.local_addr().unwrap(), doors.serving.address());
+        let mut between = JoinSet::new();
+        between.spawn(async move {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = TcpStream::connect(to).await.unwrap();
+            tokio::io::copy_bidirectional(&mut near, &mut far).await.unwrap();
+        });
+        let channel = Endpoint::new(format!("http://{at}")).unwrap().connect_lazy();
+        (Self::begin(DiscoveryClient::new(channel)).await, Between(between))
     }
 
     async fn ask(&mut self, message: Message) -> Result<v1::RegisterResponse, Status> {
@@ -95,14 +115,15 @@ impl Registration {
         let ended = timeout(PATIENCE, self.answers.message()).await.expect("the stream ends").unwrap();
         assert_eq!(ended, None);
     }
+}
 
-    /// Drops the call with the client's side open, and lets the member notice.
-    pub async fn break_off(self) {
-        let Self { requests, answers } = self;
-        drop(answers);
-        // Closed when the call has been given up.
-        timeout(PATIENCE, requests.unwrap().closed()).await.expect("the call is given up");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+/// What stands between a client and its member.
+pub struct Between(JoinSet<()>);
+
+impl Between {
+    /// Breaks the connection.
+    pub async fn cut(mut self) {
+        self.0.shutdown().await;
     }
 }
 
@@ -125,7 +146,8 @@ impl Watched {
     }
 
     pub async fn try_next(&mut self) -> Result<v1::WatchServiceResponse, Status> {
-        let update = timeout(PATIENCE, self.answers.message()).await.expect("an update comes")?;
+        let update = timeout(PATIENCE, self.answers.message()).await;
+        let update = update.unwrap_or_else(|_| panic!("no update comes; known are {:?}", self.known))?;
         let update = update.expect("the stream goes on");
         if update.snapshot {
             self.known.clear();

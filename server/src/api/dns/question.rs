@@ -132,7 +132,8 @@ mod tests {
     use super::*;
 
     fn asked(name: &str) -> Asked {
-        read(&Name::from_ascii(name).unwrap(), &Name::from_ascii("q.example.").unwrap())
+        let labels = name.strip_suffix('.').unwrap().split('.').map(str::as_bytes);
+        read(&Name::from_labels(labels).unwrap(), &Name::from_ascii("q.example.").unwrap())
     }
 
     fn ways(name: &str) -> Vec<(String, Only)> {

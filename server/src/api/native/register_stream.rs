@@ -59,15 +59,15 @@ impl RegisterStream {
         loop {
             let message = tokio::select! {
                 biased;
-                // First, so that a stream which breaks is not taken for one that ended.
-                () = answers.closed() => return Ok(()),
+                // First, so that a client which ends its side and goes at once has still ended it.
+                message = requests.message() => message?,
                 () = &mut closing => {
                     let refusal = Refusal::shutting_down();
                     // An error says that the client has gone.
                     let _ = answers.send(Err(refusal.into())).await;
                     return Ok(());
                 }
-                message = requests.message() => message?,
+                () = answers.closed() => return Ok(()),
             };
             let Some(message) = message else { return self.leave().await };
             let answer = self.answer(message).await;

@@ -369,6 +369,6 @@ mod tests {
         assert!(!quick.stands(2, settings, began + Duration::from_secs(59)), "enough are back");
         let mut over = Trouble { lost: lost(3, began).collect(), until: None };
         assert!(over.stands(1, settings, began));
-        assert!(!over.stands(1, settings, began + Duration::from_secs(60)), "its time is over");
+        assert!(!over.stands(1, settings, began + Duration::from_mins(1)), "its time is over");
     }
 }

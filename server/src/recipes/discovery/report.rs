@@ -21,7 +21,7 @@ use super::{ATTEMPTS_MAX, Discovery, get, put};
 use crate::api::{Trouble, Weight, mint_lease};
 
 /// A TTL check, and the lease under which its key stands.
-struct Ttl {
+struct Reporting {
     check: usize,
     ttl_ms: u64,
     lease: Option<LeaseId>,
@@ -107,7 +107,7 @@ impl Discovery {
         &self,
         name: &InstanceName,
         deadline: Instant,
-    ) -> Result<(Stored, Vec<Ttl>, Revision), DiscoveryError> {
+    ) -> Result<(Stored, Vec<Reporting>, Revision), DiscoveryError> {
         self.barrier(deadline).await?;
         let reader = name.clone();
         let read = self.rooms.read(Weight::Light, move |view| {
@@ -118,14 +118,14 @@ impl Discovery {
                 let lease = view.get(&reader.ttl_key(check), None)?.and_then(|kv| kv.meta.lease);
                 let record = lease.map(|lease| view.lease(lease)).transpose()?.flatten();
                 let lease = lease.filter(|_| record.is_some_and(|record| record.ttl_ms == ttl_ms));
-                ttls.push(Ttl { check, ttl_ms, lease });
+                ttls.push(Reporting { check, ttl_ms, lease });
             }
             Ok(Some((stored, ttls, view.revision())))
         });
         read.await?.ok_or_else(|| DiscoveryError::NotFound { name: name.to_string() })
     }
 
-    async fn is_renewed(&self, ttl: &Ttl, deadline: Instant) -> Result<bool, DiscoveryError> {
+    async fn is_renewed(&self, ttl: &Reporting, deadline: Instant) -> Result<bool, DiscoveryError> {
         let Some(lease) = ttl.lease else { return Ok(false) };
         let renewed = self.rooms.consensus.keep_alive(lease, deadline).await;
         Ok(renewed.map_err(|error| Trouble::from(self.rooms.explain(error)))? > 0)
@@ -156,7 +156,7 @@ fn rewritten(name: &InstanceName, document: &Document) -> Result<TxnOp, Discover
 }
 
 /// A TTL check was answered just now.
-fn answered(name: &InstanceName, ttl: &Ttl) -> Put {
+fn answered(name: &InstanceName, ttl: &Reporting) -> Put {
     Put {
         key: name.ttl_key(ttl.check),
         value: Some(bytes::Bytes::new()),

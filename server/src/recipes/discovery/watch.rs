@@ -213,22 +213,19 @@ impl Watching {
             ChangeKind::Put { meta, .. } => meta.mod_revision.get(),
             ChangeKind::Delete { .. } => change.previous.get(),
         };
-        match now.filter(|instance| self.filter.wants(instance)) {
-            Some(instance) => {
-                update.removed.remove(id);
-                let told = Told { mod_revision, expired: instance.expired };
-                let before = self.told.insert(id.to_owned(), told);
-                // Its end may have been told before this event came.
-                if !(instance.expired && before.is_some_and(|before| before.expired)) {
-                    update.changed.insert(id.to_owned(), instance);
-                }
+        let Some(instance) = now.filter(|instance| self.filter.wants(instance)) else {
+            update.changed.remove(id);
+            if self.told.remove(id).is_some() {
+                update.removed.insert(id.to_owned());
             }
-            None => {
-                update.changed.remove(id);
-                if self.told.remove(id).is_some() {
-                    update.removed.insert(id.to_owned());
-                }
-            }
+            return;
+        };
+        update.removed.remove(id);
+        let told = Told { mod_revision, expired: instance.expired };
+        let before = self.told.insert(id.to_owned(), told);
+        // Its end may have been told before this event came.
+        if !(instance.expired && before.is_some_and(|before| before.expired)) {
+            update.changed.insert(id.to_owned(), instance);
         }
     }
 

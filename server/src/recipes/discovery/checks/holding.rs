@@ -1,7 +1,7 @@
 //! Says that this member runs checks: a key under a lease, while there is something to check.
 //!
 //! Invariants:
-//! - The key goes within its time to live when the member dies, and at once when it stops in good order.
+//! - The key goes within its time to live when the member dies, and before that when it stops in good order.
 //! - A cluster that checks nothing has no such key, and no traffic for it.
 
 use std::time::Duration;

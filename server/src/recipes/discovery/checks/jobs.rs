@@ -118,8 +118,8 @@ impl Job {
                 let stored = discovery.rooms.read(Weight::Light, move |view| get(view, &key)).await?;
                 let Some(stored) = stored else { return Ok(CameTo::Nothing) };
                 let checks = stored.document.as_ref().map(|document| document.checks.as_slice()).unwrap_or_default();
-                let critical = |there: &&Check| there.is_same(check) && there.status == Health::Critical;
-                if checks.get(*at).filter(critical).is_some() {
+                let critical = |there: &Check| there.is_same(check) && there.status == Health::Critical;
+                if checks.get(*at).is_some_and(critical) {
                     let unchanged = vec![is_at(name, stored.meta.mod_revision)];
                     let (_, removed) = discovery.remove(name, unchanged, deadline).await?;
                     tracing::info!(instance = %name, removed, "critical for too long: removed");

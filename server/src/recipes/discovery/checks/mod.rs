@@ -45,6 +45,8 @@ use standing::Standing;
 const JOBS_MAX: usize = 64;
 /// A new check is made within this.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
+/// Whose turn a check is, is asked this often.
+const LOOKS_AGAIN: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const INSTANCES: u64 = 1;
 const MEMBERS: u64 = 2;
@@ -253,9 +255,10 @@ impl Checker {
             let Some(standing) = self.checks.get_mut(&which) else { return };
             let interval = Duration::from_millis(standing.check.interval_ms).mul_f64(rand::random_range(0.9..1.1));
             let removal = standing.removal();
-            let next = removal.filter(|removal| *removal > now).map_or(now + interval, |at| at.min(now + interval));
+            let mut next = removal.filter(|removal| *removal > now).map_or(now + interval, |at| at.min(now + interval));
             if !mine {
                 standing.rest();
+                next = now + interval.min(LOOKS_AGAIN);
             } else if !standing.busy {
                 standing.busy = true;
                 let job = match standing.check.kind() {

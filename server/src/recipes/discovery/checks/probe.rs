@@ -152,12 +152,14 @@ where
     let mut builder = hyper::client::conn::http1::Builder::new();
     let handshake = builder.max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
-    let connection = std::pin::pin!(connection);
-    tokio::select! {
+    let mut answer = std::pin::pin!(sender.send_request(request));
+    let answer = tokio::select! {
         biased;
-        answer = sender.send_request(request) => Ok(answer.map_err(|error| error.to_string())?.status()),
-        ended = connection => Err(ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string())),
-    }
+        answer = &mut answer => answer,
+        // It has given out what it got before it ended.
+        _ = connection => answer.await,
+    };
+    Ok(answer.map_err(|error| error.to_string())?.status())
 }
 
 fn judge(status: StatusCode) -> Outcome {
