@@ -13,7 +13,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate::{Client, FenceGate, Op, Token};
@@ -73,6 +73,8 @@ struct Resource {
     gate: Option<FenceGate>,
     acknowledged: AtomicU64,
     refused: AtomicU64,
+    /// It was stopped: once is enough.
+    stopped: AtomicBool,
     /// They begin together.
     start: tokio::sync::Barrier,
     /// Process of the worker that is to be stopped.
@@ -96,6 +98,7 @@ async fn run(kind: &str, title: &str) -> Result<Outcome, Error> {
         gate: (kind == "gate").then(|| FenceGate::new().named("the number")),
         acknowledged: AtomicU64::new(0),
         refused: AtomicU64::new(0),
+        stopped: AtomicBool::new(false),
         start: tokio::sync::Barrier::new(usize::try_from(WORKERS)?),
         victim,
     });
@@ -131,7 +134,8 @@ impl Resource {
                 }
                 ["read", worker, round] => {
                     let number = self.number.load(Ordering::SeqCst);
-                    if *worker == "0" && *round == PAUSED_ROUND.to_string() {
+                    let is_its_turn = *worker == "0" && *round == PAUSED_ROUND.to_string();
+                    if is_its_turn && !self.stopped.swap(true, Ordering::SeqCst) {
                         self.stop_for_a_while().await?;
                     }
                     number.to_string()

@@ -139,7 +139,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.session.is_some() {
+        // What is delayed after a loss stays so: to give it up now would end the delay as well.
+        let stays_delayed = self.place.delayed && self.check().is_err();
+        if self.session.is_some() && !stays_delayed {
             let delay = std::mem::replace(&mut self.delay, Delay(None));
             release_later(&self.client, &self.place, self.session.take(), delay);
         }
