@@ -441,6 +441,62 @@ async fn a_registration_goes_on_at_another_member_under_a_new_leader_without_a_f
     drop(dir);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_choose_its_lease_or_bring_one() {
+    let doors = Doors::single().await;
+    let with = |lease_id, ttl_ms, id| v1::RegisterInstance { lease_id, ttl_ms, ..asked(instance("web", id)) };
+    // Chosen: whoever never saw the answer goes on all the same.
+    let mut stream = Registration::open(&doors).await;
+    let answer = stream.register(with(0x7777, 5_000, "a")).await;
+    assert_eq!((answer.lease_id, answer.renewed), (0x7777, true));
+    let mut again = Registration::open(&doors).await;
+    let answer = again.register(with(0x7777, 5_000, "a")).await;
+    assert_eq!((answer.lease_id, answer.renewed), (0x7777, false));
+    // Another time to live is another lease, and the same instance.
+    let version = doors.version_of("/services/web/a");
+    let answer = again.register(with(0x7777, 60_000, "a")).await;
+    assert!(answer.lease_id != 0x7777 && answer.ttl_ms == 60_000 && !answer.renewed, "{answer:?}");
+    assert_eq!(doors.version_of("/services/web/a"), version + 1, "one change, and no gap");
+    // Brought: it stays what it is, and the instance goes with it.
+    let granted = v1::GrantRequest { ttl_ms: 30_000, ..Default::default() };
+    let lease_id = doors.lease().grant(granted).await.unwrap().into_inner().lease_id;
+    let mut stream = Registration::open(&doors).await;
+    let answer = stream.register(with(lease_id, 5_000, "b")).await;
+    assert_eq!((answer.lease_id, answer.ttl_ms), (lease_id, 30_000));
+    assert!(!stream.heartbeat().await.renewed);
+    doors.lease().revoke(v1::RevokeRequest { lease_id, ..Default::default() }).await.unwrap();
+    assert_eq!(doors.version_of("/services/web/b"), 0);
+    // A lease that belongs to another instance is not shared with it.
+    let answer = stream.register(with(answer.lease_id, 5_000, "b")).await;
+    let mut third = Registration::open(&doors).await;
+    assert_ne!(third.register(with(answer.lease_id, 5_000, "c")).await.lease_id, answer.lease_id);
+    doors.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protection_is_over_when_its_time_is() {
+    let doors = Doors::single().await;
+    let value = r#"{"protect_for_s":2}"#.into();
+    let settings = v1::PutRequest { key: "/services/web".into(), value, ..Default::default() };
+    doors.kv().put(settings).await.unwrap();
+    let mut streams = Vec::new();
+    for id in ["a", "b", "c"] {
+        let mut stream = Registration::open(&doors).await;
+        stream.register(v1::RegisterInstance { ttl_ms: 1_000, ..asked(instance("web", id)) }).await;
+        streams.push(stream);
+    }
+    let mut watched = Watched::open(&doors, "web", 0).await;
+    let known = watched.until(|known, protected| protected && known.len() == 3).await;
+    assert!(known.values().all(|instance| instance.expired && instance.port == 80), "{known:?}");
+    // Who begins to watch meanwhile is told the same.
+    let mut late = Watched::open(&doors, "web", 0).await;
+    assert_eq!(late.until(|_, _| true).await, known);
+    for watched in [&mut watched, &mut late] {
+        assert!(watched.until(|_, protected| !protected).await.is_empty());
+    }
+    doors.stop().await;
+}
+
 async fn leader_of(members: &std::collections::BTreeMap<u64, Doors>) -> u64 {
     let deadline = support::soon();
     loop {

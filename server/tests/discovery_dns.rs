@@ -220,6 +220,34 @@ async fn answers_go_on_without_a_quorum() {
     drop(dir);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_answers_where_its_settings_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = quorate_tests::address::free();
+    let mut settings = quorate_server::config::Settings::default();
+    let data_dir = dir.path().join("data").display().to_string();
+    let (listen, dns_listen) = ("127.0.0.1:0".to_owned(), at.to_string());
+    let given = [
+        ("data-dir", data_dir),
+        ("listen", listen.clone()),
+        ("peer-listen", listen),
+        ("dns-listen", dns_listen.clone()),
+        ("dns-domain", "Sd.Example".to_owned()),
+    ];
+    for (name, value) in given {
+        settings.set(name, value, quorate_server::config::Source::Flag).unwrap();
+    }
+    let config = settings.resolve().unwrap();
+    let server = quorate_server::Server::start(config.clone()).await.unwrap();
+    assert_eq!(server.dns_address(), Some(at.into()));
+    assert_eq!(dig(at.into(), "none.service.sd.example A").await.status, "NXDOMAIN");
+    assert_eq!(dig(at.into(), "none.service.quorate A").await.status, "REFUSED");
+    let other = quorate_server::config::Config { data_dir: dir.path().join("other"), ..config };
+    let error = quorate_server::Server::start(other).await.err().unwrap().to_string();
+    assert!(error.contains(&dns_listen), "{error}");
+    server.stop().await;
+}
+
 /// A random document: sometimes nearly one, sometimes bytes.
 fn document(random: &mut StdRng) -> Vec<u8> {
     let good = r#"{"address":"10.0.0.1","port":80,"tags":["a"],"metadata":{"k":"v"},"weight":5,"health":"passing",
