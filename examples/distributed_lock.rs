@@ -154,12 +154,11 @@ impl Resource {
 
     fn write(&self, token: Token, number: u64) -> String {
         let write = || self.number.store(number, Ordering::SeqCst);
-        let admitted = match &self.gate {
-            Some(gate) => gate.admit_then(token, write),
-            None => {
-                write();
-                Ok(())
-            }
+        let admitted = if let Some(gate) = &self.gate {
+            gate.admit_then(token, write)
+        } else {
+            write();
+            Ok(())
         };
         if let Err(refused) = &admitted {
             eprintln!("    ({refused})");

@@ -88,8 +88,8 @@ impl Running {
         let served = answers.served.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let server = tonic::transport::Server::builder().add_service(HealthServer::new(answers));
-            server.serve_with_incoming(TcpListenerStream::new(listener)).await.map_err(std::io::Error::other)
+            let router = tonic::transport::Server::builder().add_service(HealthServer::new(answers));
+            router.serve_with_incoming(TcpListenerStream::new(listener)).await.map_err(std::io::Error::other)
         });
         let instance = Instance::new(service, format!("number-{number}"))
             .address(address.ip().to_string())

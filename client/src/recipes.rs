@@ -65,7 +65,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn queue(&self, path: impl IntoBytes) -> Queue {
-        Queue::new(self.clone(), path.into_bytes())
+        Queue::new(self.clone(), &path.into_bytes())
     }
 
     /// Several locks, of which one gets all or none.
@@ -107,7 +107,7 @@ async fn changed(client: &Client, key: &Bytes, prefix: bool, of: Of, revision: R
     loop {
         match stream.next().await {
             Some(Ok(changes)) if changes.is_progress() => {}
-            Some(Ok(_)) | Some(Err(Error::Compacted { .. })) => return Ok(()),
+            Some(Ok(_) | Err(Error::Compacted { .. })) => return Ok(()),
             Some(Err(error)) => return Err(error),
             None => return Err(Error::Closed),
         }

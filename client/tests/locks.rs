@@ -172,7 +172,7 @@ async fn many_increment_under_a_lock_and_none_is_lost() {
     let (member, client) = member().await;
     let inside = Arc::new(AtomicUsize::new(0));
     let tasks = (0..8).map(|_| {
-        let (endpoint, inside) = (member.endpoint().to_owned(), inside.clone());
+        let (endpoint, inside) = (member.endpoint().clone(), inside.clone());
         tokio::spawn(async move {
             let client = Client::connect([endpoint]).await.unwrap();
             for _ in 0..10 {
@@ -225,12 +225,12 @@ async fn an_election_has_one_leader_and_tells_who() {
     one.resign().await.unwrap();
     let two = within(two).await.unwrap().unwrap();
     assert!(two.term() > term);
-    loop {
-        match next(&mut leaders).await {
-            Some((name, term)) => break assert_eq!((name.as_str(), term), ("two", two.term())),
-            None => {}
+    let next_leader = loop {
+        if let Some(leader) = next(&mut leaders).await {
+            break leader;
         }
-    }
+    };
+    assert_eq!(next_leader, ("two".to_owned(), two.term()));
     client.lease_revoke(two.lease()).await.unwrap();
     assert_eq!(next(&mut leaders).await, None);
     assert_eq!(within(two.lost()).await, Lost::Gone);

@@ -64,7 +64,7 @@ async fn the_leader_is_killed_and_no_watcher_sees_a_registration_go() {
 async fn the_whole_cluster_goes_and_comes_back_and_the_known_instances_stay() {
     let mut cluster = Cluster::start(3).await;
     let client = cluster.client().await;
-    let _registration = client.register(instance("a")).ttl(Duration::from_secs(60)).await.unwrap();
+    let _registration = client.register(instance("a")).ttl(Duration::from_mins(1)).await.unwrap();
     let orders = client.service("orders").instances().await.unwrap();
     let mut sets = orders.subscribe();
     for i in 0..3 {

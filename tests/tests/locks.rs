@@ -132,7 +132,7 @@ fn judge(history: &History) {
         history.unknown,
         history.number
     );
-    history.check().unwrap_or_else(|wrong| panic!("{wrong}"));
+    assert_eq!(history.check(), Ok(()));
 }
 
 fn joined(cluster: &Cluster) -> String {

@@ -81,10 +81,8 @@ impl Native {
     pub async fn come_and_go(&self, service: &str, id: &str) -> Result<()> {
         let instance = Instance::new(service, id).address("127.0.0.1").port(8080).metadata("rest", "x".repeat(150));
         let registration = self.0.register(instance).await.map_err(call("register"))?;
-        match registration.deregister().await.map_err(call("deregister"))? {
-            true => Ok(()),
-            false => wrong("an instance was gone before it was deregistered"),
-        }
+        let was_there = registration.deregister().await.map_err(call("deregister"))?;
+        if was_there { Ok(()) } else { wrong("an instance was gone before it was deregistered") }
     }
 
     pub async fn resolve(&self, service: &str) -> Result<usize> {

@@ -231,8 +231,8 @@ async fn force_release(args: &LockArgs, token: Option<Token>, client: &Client, o
     if !args.yes {
         confirm(args, holder)?;
     }
-    let taken = client.lock_force_release(&args.name).key(&holder.key).await?.ok_or_else(nobody)?;
-    output.either(|| format!("taken from {}", said_of(&taken)), || json!({"released": json_of(&taken)}))
+    let former = client.lock_force_release(&args.name).key(&holder.key).await?.ok_or_else(nobody)?;
+    output.either(|| format!("taken from {}", said_of(&former)), || json!({"released": json_of(&former)}))
 }
 
 fn said_of(holder: &Contender) -> String {

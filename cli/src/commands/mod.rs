@@ -70,8 +70,12 @@ async fn client_verb(command: Command, connection: Connection, output: Output) -
         }
         Command::Compact(args) => compact::run(args, &connection.open()?, output).await,
         // Not for clients; `run` has dealt with them.
-        Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Snapshot(_) => Ok(()),
-        Command::Lock(_) | Command::Elect(_) => Ok(()),
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Completions(_)
+        | Command::Snapshot(_)
+        | Command::Lock(_)
+        | Command::Elect(_) => Ok(()),
     }
 }
 

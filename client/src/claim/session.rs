@@ -22,17 +22,13 @@ pub(crate) struct Session {
 impl Session {
     /// A session of one's own, or the one given.
     pub(crate) async fn open(client: &Client, shared: Option<Arc<Hold>>, ttl: Duration) -> Result<Self> {
-        match shared {
-            Some(hold) => {
-                let session = Self { hold, own: None };
-                session.check()?;
-                Ok(session)
-            }
-            None => {
-                let own = client.lease(ttl).grant().await?;
-                Ok(Self { hold: own.hold().clone(), own: Some(own) })
-            }
+        if let Some(hold) = shared {
+            let session = Self { hold, own: None };
+            session.check()?;
+            return Ok(session);
         }
+        let own = client.lease(ttl).grant().await?;
+        Ok(Self { hold: own.hold().clone(), own: Some(own) })
     }
 
     pub(crate) fn lease(&self) -> LeaseId {

@@ -116,7 +116,7 @@ pub type ServiceChannel = Balanced<Channel>;
 ///   rises at once and fades). Those of the own zone come first while one of them is well.
 /// - **Breaker**: an instance that refuses connections, fails several times in a row, or fails too large a share of its
 ///   calls is left alone for a growing time; then one call tries it. What counts as failing: no connection, a broken
-///   one, UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED. Other codes are answers.
+///   one, UNAVAILABLE, INTERNAL, UNKNOWN, `DEADLINE_EXCEEDED`. Other codes are answers.
 /// - **Ejection**: an instance that fails far more often than the others is left alone for a time, never more than half
 ///   of them (a setting).
 /// - **No instance well**: one is tried all the same, rather than failing everything.

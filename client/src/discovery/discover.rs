@@ -41,7 +41,9 @@ impl<S> ServiceDiscover<S> {
         if change.snapshot {
             let there: BTreeSet<&String> = change.changed.iter().map(|instance| &instance.id).collect();
             let gone: Vec<String> = self.known.keys().filter(|id| !there.contains(id)).cloned().collect();
-            gone.into_iter().for_each(|id| self.remove(id));
+            for id in gone {
+                self.remove(id);
+            }
         }
         change.removed.into_iter().for_each(|id| self.remove(id));
         for instance in change.changed.iter().filter(|instance| instance.malformed.is_none()) {

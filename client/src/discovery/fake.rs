@@ -40,7 +40,7 @@ struct State {
 /// One revision.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Entry {
-    Put(v1::Instance),
+    Put(Box<v1::Instance>),
     Removed(String),
 }
 
@@ -51,7 +51,7 @@ impl Registry {
 
     pub(super) fn put(&self, instance: v1::Instance) {
         let mut state = self.state.lock();
-        state.log.push(Entry::Put(instance.clone()));
+        state.log.push(Entry::Put(Box::new(instance.clone())));
         state.instances.insert(instance.id.clone(), instance);
         self.changed.send_replace(());
     }
@@ -173,7 +173,7 @@ impl Registry {
         } else {
             for entry in &state.log[after..] {
                 match entry {
-                    Entry::Put(instance) => response.changed.push(instance.clone()),
+                    Entry::Put(instance) => response.changed.push((**instance).clone()),
                     Entry::Removed(id) => response.removed.push(id.clone()),
                 }
             }

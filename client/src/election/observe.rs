@@ -74,6 +74,7 @@ struct Observer {
     /// Highest revision that any answer showed.
     seen: i64,
     /// What was delivered last.
+    #[expect(clippy::option_option, reason = "nothing was delivered yet, or that nobody leads, or who does")]
     last: Option<Option<Leader>>,
     failures: u32,
 }

@@ -40,7 +40,7 @@ pub(crate) struct Attempts {
     pub(crate) cancelled: usize,
     pub(crate) releases: Vec<v1::ReleaseRequest>,
     pub(crate) observes: Vec<v1::ObserveRequest>,
-    attempts: usize,
+    count: usize,
 }
 
 impl Default for Locks {
@@ -62,8 +62,8 @@ impl Locks {
     async fn turn(&self) -> Result<(i64, i64), Status> {
         let nth = {
             let mut seen = self.seen.lock();
-            seen.attempts += 1;
-            seen.attempts - 1
+            seen.count += 1;
+            seen.count - 1
         };
         match (self.attempt)(nth) {
             Turn::Grant(token) => Ok((token, 0)),
@@ -85,8 +85,8 @@ impl Drop for Cancelled {
     }
 }
 
-fn header(revision: i64) -> Option<v1::Header> {
-    Some(v1::Header { revision, ..v1::Header::default() })
+fn header(revision: i64) -> v1::Header {
+    v1::Header { revision, ..v1::Header::default() }
 }
 
 #[tonic::async_trait]
@@ -97,16 +97,16 @@ impl v1::lock_server::Lock for Locks {
         self.seen.lock().acquires.push(request);
         let (token, delay_lease_id) = self.turn().await?;
         let key = "lock/key".into();
-        Ok(Response::new(v1::AcquireResponse { header: header(token), key, token, lease_id, delay_lease_id }))
+        Ok(Response::new(v1::AcquireResponse { header: Some(header(token)), key, token, lease_id, delay_lease_id }))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         self.seen.lock().releases.push(request.into_inner());
-        Ok(Response::new(v1::ReleaseResponse { header: header(99), released: true }))
+        Ok(Response::new(v1::ReleaseResponse { header: Some(header(99)), released: true }))
     }
 
     async fn downgrade(&self, _: Request<v1::DowngradeRequest>) -> Result<Response<v1::DowngradeResponse>, Status> {
-        Ok(Response::new(v1::DowngradeResponse { header: header(99) }))
+        Ok(Response::new(v1::DowngradeResponse { header: Some(header(99)) }))
     }
 
     async fn describe(
@@ -133,19 +133,24 @@ impl v1::election_server::Election for Locks {
         let lease_id = request.lease_id;
         self.seen.lock().campaigns.push(request);
         let (term, _) = self.turn().await?;
-        Ok(Response::new(v1::CampaignResponse { header: header(term), key: "election/key".into(), term, lease_id }))
+        Ok(Response::new(v1::CampaignResponse {
+            header: Some(header(term)),
+            key: "election/key".into(),
+            term,
+            lease_id,
+        }))
     }
 
     async fn proclaim(&self, _: Request<v1::ProclaimRequest>) -> Result<Response<v1::ProclaimResponse>, Status> {
-        Ok(Response::new(v1::ProclaimResponse { header: header(99) }))
+        Ok(Response::new(v1::ProclaimResponse { header: Some(header(99)) }))
     }
 
     async fn resign(&self, _: Request<v1::ResignRequest>) -> Result<Response<v1::ResignResponse>, Status> {
-        Ok(Response::new(v1::ResignResponse { header: header(99), resigned: true }))
+        Ok(Response::new(v1::ResignResponse { header: Some(header(99)), resigned: true }))
     }
 
     async fn leader(&self, _: Request<v1::LeaderRequest>) -> Result<Response<v1::LeaderResponse>, Status> {
-        Ok(Response::new(v1::LeaderResponse { header: header(99), leader: None }))
+        Ok(Response::new(v1::LeaderResponse { header: Some(header(99)), leader: None }))
     }
 
     async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<Self::ObserveStream>, Status> {
@@ -158,7 +163,7 @@ impl v1::election_server::Election for Locks {
         for leader in self.observed.get(nth).into_iter().flatten() {
             let leader = leader.map(|(term, value)| v1::Leader { term, value: value.into(), ..Default::default() });
             let revision = leader.as_ref().map_or(50, |leader| leader.term);
-            answers.try_send(Ok(v1::LeaderResponse { header: header(revision), leader })).unwrap();
+            answers.try_send(Ok(v1::LeaderResponse { header: Some(header(revision)), leader })).unwrap();
         }
         if nth + 1 >= self.observed.len() {
             tokio::spawn(async move { answers.closed().await });

@@ -57,8 +57,8 @@ pub struct QueueFull {
 }
 
 impl Queue {
-    pub(super) fn new(client: Client, path: Bytes) -> Self {
-        Self { items: below(&path, "/items"), client, capacity: None }
+    pub(super) fn new(client: Client, path: &[u8]) -> Self {
+        Self { items: below(path, "/items"), client, capacity: None }
     }
 
     /// At most so many items; all producers must say the same. Without it there is no limit, and a push is one write.
@@ -135,7 +135,6 @@ impl Queue {
     /// println!("{}", queue.len().await?);
     /// # Ok(()) }
     /// ```
-    #[expect(clippy::len_without_is_empty, reason = "the answer is old when it comes; it is for people who look")]
     pub async fn len(&self) -> Result<u64> {
         Ok(self.count().await?.0)
     }

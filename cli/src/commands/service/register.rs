@@ -120,12 +120,11 @@ async fn beside(mut child: Child, registration: Registration, stop: &mut Stop) -
         () = tell_changes(&registration) => None,
     };
     let removed = registration.deregister().await;
-    let status = match ended {
-        Some(status) => status,
-        None => {
-            terminate(&child);
-            child.wait().await
-        }
+    let status = if let Some(status) = ended {
+        status
+    } else {
+        terminate(&child);
+        child.wait().await
     };
     let status = status.map_err(|error| Failure::io("cannot wait for the command", &error))?;
     removed?;

@@ -95,7 +95,7 @@ impl Weights {
 
 fn is_clearly_less(one: Cost, than: Cost) -> bool {
     // An instance with half the weight is as busy with half the calls.
-    let mean = (f64::from(one.weight) + f64::from(than.weight)) / 2.0;
+    let mean = f64::midpoint(f64::from(one.weight), f64::from(than.weight));
     let busy = |cost: Cost| 1.0 + f64::from(cost.in_flight) * mean / f64::from(cost.weight.max(1));
     let ratio = match (one.latency, than.latency) {
         (Some(one), Some(than)) => one.as_secs_f64().max(1e-6) / than.as_secs_f64().max(1e-6),

@@ -1,7 +1,7 @@
 //! What an answer, or its failing, says of the instance, and whether another may be asked.
 //!
 //! A failure of the instance: no connection, a broken one, and the codes UNAVAILABLE, INTERNAL, UNKNOWN and
-//! DEADLINE_EXCEEDED. All other codes are answers of the application.
+//! `DEADLINE_EXCEEDED`. All other codes are answers of the application.
 //!
 //! Invariants:
 //! - "Never sent" is claimed only where the transport says that no byte of the request went out, or where the peer says

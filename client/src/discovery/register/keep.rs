@@ -318,11 +318,10 @@ impl Keep {
 
     /// Tells whoever asked for what was refused.
     fn refused(&mut self, error: &Error) {
-        match self.waiting.take() {
-            Some(waiting) => {
-                let _ = waiting.send(Err(error.clone()));
-            }
-            None => tracing::warn!(%error, id = %self.instance.id, "the instance cannot be registered; trying again"),
+        if let Some(waiting) = self.waiting.take() {
+            let _ = waiting.send(Err(error.clone()));
+        } else {
+            tracing::warn!(%error, id = %self.instance.id, "the instance cannot be registered; trying again");
         }
     }
 

@@ -31,7 +31,7 @@ async fn it_stays_registered_while_members_come_and_go_and_nobody_sees_a_gap() {
     registry.until(|registry| registry.heartbeats() > beats).await;
     drop(third);
     assert_eq!(registration.status().lease, lease);
-    assert!(registry.registers().iter().all(|sent| Some(sent.lease_id) == lease.map(|lease| lease.get())));
+    assert!(registry.registers().iter().all(|sent| Some(sent.lease_id) == lease.map(quorate_proto::LeaseId::get)));
     assert_eq!(registry.log().len(), 1, "one registration, no removal: {:?}", registry.log());
 }
 
