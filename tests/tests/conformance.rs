@@ -20,7 +20,10 @@ use futures::StreamExt as _;
 use quorate_proto::v1;
 use quorate_proto::v1::lock_client::LockClient;
 use quorate_tests::cluster::Cluster;
-use tokio::process::Command;
+use quorate_tests::wait::until;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 /// A program that takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -224,4 +227,75 @@ async fn the_etcd_client_crate_locks_and_elects_and_a_native_lock_of_the_same_na
     one.resign(Some(ResignOptions::new().with_leader(leader))).await.unwrap();
     let nobody = other.leader("e").await.unwrap_err();
     assert!(nobody.to_string().contains("election: no leader"), "{nobody}");
+}
+
+/// A command of etcdctl that goes on until it is told to end, and what it prints.
+struct Etcdctl {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Etcdctl {
+    fn start(cluster: &Cluster, arguments: &[&str]) -> Self {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", cluster.endpoints().join(",")).args(arguments);
+        let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("start etcdctl");
+        let lines = BufReader::new(process.stdout.take().expect("its output is piped")).lines();
+        Self { process, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("etcdctl prints a line");
+        line.expect("read what etcdctl prints").expect("etcdctl goes on")
+    }
+
+    /// As by Ctrl-C, upon which it gives back what it has.
+    async fn interrupt(mut self) {
+        let id = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("it runs");
+        kill_process(id, Signal::INT).expect("interrupt etcdctl");
+        tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("etcdctl ends").expect("wait for it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcdctl_and_the_own_client_keep_each_other_out() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let lock = || client.lock("/locks/shared");
+    let mut first = Etcdctl::start(&cluster, &["lock", "/locks/shared"]);
+    assert!(first.line().await.starts_with("/locks/shared/"));
+    assert!(lock().try_acquire().await.unwrap().is_none(), "etcdctl holds it");
+    let waiting = tokio::spawn(lock().acquire());
+    until("one that waits", || async {
+        let info = client.lock_info("/locks/shared").await.map_err(|error| error.to_string())?;
+        if info.waiting == 1 { Ok(()) } else { Err(format!("{} wait", info.waiting)) }
+    })
+    .await;
+    let mut third = Etcdctl::start(&cluster, &["lock", "/locks/shared"]);
+    first.interrupt().await;
+    let guard = waiting.await.unwrap().unwrap();
+    until("two in the line", || async {
+        let info = client.lock_info("/locks/shared").await.map_err(|error| error.to_string())?;
+        if info.waiting == 1 && info.holders.len() == 1 { Ok(()) } else { Err(format!("{info:?}")) }
+    })
+    .await;
+    guard.release().await.unwrap();
+    assert!(third.line().await.starts_with("/locks/shared/"), "it was behind the other");
+    third.interrupt().await;
+
+    let election = client.election("/elections/shared");
+    let mut theirs = Etcdctl::start(&cluster, &["elect", "/elections/shared", "theirs"]);
+    assert!(theirs.line().await.starts_with("/elections/shared/"));
+    let leader = election.leader().await.unwrap().expect("etcdctl leads");
+    assert_eq!(leader.value_text(), "theirs");
+    let candidate = client.election("/elections/shared");
+    let campaign = tokio::spawn(async move { candidate.campaign("ours").await });
+    theirs.interrupt().await;
+    let ours = campaign.await.unwrap().unwrap();
+    assert!(ours.term() > leader.term, "terms grow over both doors");
+    let mut listening = Etcdctl::start(&cluster, &["elect", "-l", "/elections/shared"]);
+    assert!(listening.line().await.starts_with("/elections/shared/"));
+    assert_eq!(listening.line().await, "ours");
+    listening.interrupt().await;
+    ours.resign().await.unwrap();
 }

@@ -4,7 +4,7 @@
 //! range of keys. Quorate is driven in the same way on etcd's wire, and by its own calls with its own client.
 //!
 //! Invariants:
-//! - All systems hold the same documents under the same keys, [`VALUE_BYTES`](crate::plan::VALUE_BYTES) long.
+//! - All systems hold the same documents under the same keys, [`VALUE_BYTES`] long.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
