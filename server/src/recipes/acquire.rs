@@ -60,7 +60,7 @@ pub struct Held {
     pub revision: Revision,
 }
 
-/// Waits until it is held. Dropping the future gives the place up: see [`Place`].
+/// Waits until it is held. Dropping the future gives the place up, as `place.rs` says.
 pub async fn acquire(contest: &Contest, call: Call, wanted: &Wanted) -> Result<Held, RecipeError> {
     let attempt = Attempt::new(contest.clone(), call);
     let acquiring = Acquiring { contest, wanted, attempt };
