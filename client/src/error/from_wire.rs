@@ -100,6 +100,7 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::Membership => Reason::Membership,
         Kind::StateVersion => Reason::StateVersion,
         Kind::Unimplemented => Reason::Unimplemented,
+        Kind::LockBusy | Kind::LockLost | Kind::LockConflict | Kind::InstanceNotFound => Reason::Precondition,
         Kind::Internal | Kind::Unspecified => Reason::Internal,
     }
 }
