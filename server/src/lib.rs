@@ -4,6 +4,7 @@ mod alarm;
 pub mod api;
 pub mod archive;
 mod authority;
+pub mod chance;
 pub mod config;
 pub mod consensus;
 pub mod data_dir;
@@ -15,6 +16,7 @@ pub mod serve;
 mod server;
 mod socket;
 pub mod store_rocks;
+pub mod sync;
 pub mod tasks;
 pub mod watch;
 
