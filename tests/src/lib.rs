@@ -8,6 +8,7 @@
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a harness of tests: it fails them by panicking")]
 
 pub mod address;
+pub mod checkers;
 pub mod cluster;
 pub mod etcd;
 pub mod load;
