@@ -16,6 +16,7 @@ help:
 	@echo "make test    build, then run every test"
 	@echo "make differential SEEDS=1000  compare more random requests with Debian's etcd"
 	@echo "make fuzz SECONDS=60  throw damaged bytes at every decoder, so long at each"
+	@echo "make simulate SEEDS=1000  run more clusters under simulated faults; SEED=7 replays one"
 	@echo "make verify  format, lints, documentation, tidiness: changes nothing"
 	@echo "make fix     format and mend what can be mended by itself"
 	@echo "make restart measure restarts of one and of three members with a million keys"
@@ -55,6 +56,11 @@ SECONDS ?= 60
 fuzz: setup
 	@scripts/announce-build
 	QUORATE_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --workspace --lib -- --nocapture --test-threads 1 fuzz::
+
+# Whole clusters, each in one thread: docs/simulation.md.
+simulate: setup
+	@scripts/announce-build
+	$(if $(SEED),QUORATE_SEED=$(SEED),QUORATE_SEEDS=$(SEEDS)) $(CARGO) test --locked --workspace --test simulation -- --nocapture whatever_goes_wrong
 
 verify: setup
 	@scripts/announce-build
