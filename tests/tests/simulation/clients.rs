@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::dice::Dice;
 use crate::net::Net;
-use crate::recorder::{Recorder, etcd_kv, kv, outcome};
+use crate::recorder::{Begun, Recorder, etcd_kv, kv, outcome};
 use crate::way::{Way, ask};
 use crate::world::Bug;
 
@@ -153,14 +153,19 @@ impl Client {
     }
 
     /// Notes the end; whoever had no answer tries another member next.
-    fn finish(&mut self, begun: crate::recorder::Begun, answer: Result<(i64, Answer), Status>) -> bool {
+    fn finish(&mut self, begun: Begun, answer: Result<(i64, Answer), Status>) {
         let outcome = outcome(answer);
-        let unknown = matches!(outcome, Outcome::Unknown(_));
         if !matches!(outcome, Outcome::Done { .. }) {
             self.move_on();
         }
         self.town.recorder.end(begun, outcome);
-        unknown
+    }
+
+    /// The next attempt is at another member.
+    fn turn(&mut self, attempts: &Attempts) {
+        if !matches!(attempts.last, Some(Outcome::Done { .. })) {
+            self.move_on();
+        }
     }
 
     async fn get(&mut self, key: &str, serializable: bool) {
@@ -210,8 +215,9 @@ impl Client {
     async fn put(&mut self, key: &str) {
         let (id, request) = self.request();
         let value = self.value();
-        for _ in 0..ATTEMPTS {
-            let begun = self.town.recorder.begin(self.id, Some(request), Input::put(key, &value));
+        let begun = self.town.recorder.begin(self.id, Some(request), Input::put(key, &value));
+        let mut attempts = Attempts::default();
+        while attempts.go_on() {
             let put = v1::PutRequest {
                 id: Some(id).filter(|_| !self.has(Bug::NoRequestId)),
                 key: key.to_owned().into(),
@@ -225,16 +231,17 @@ impl Client {
                 let done = Done::Put { key: answer.key.to_vec().into(), previous: None };
                 (answer.header.unwrap().revision, Answer::of(vec![done]))
             });
-            if !self.finish(begun, answer) {
-                return;
-            }
+            attempts.note(outcome(answer));
+            self.turn(&attempts);
         }
+        self.town.recorder.end(begun, attempts.outcome());
     }
 
     async fn delete(&mut self, key: &str) {
         let (id, request) = self.request();
-        for _ in 0..ATTEMPTS {
-            let begun = self.town.recorder.begin(self.id, Some(request), Input::delete(key));
+        let begun = self.town.recorder.begin(self.id, Some(request), Input::delete(key));
+        let mut attempts = Attempts::default();
+        while attempts.go_on() {
             let delete = v1::DeleteRequest { id: Some(id), key: key.to_owned().into(), ..Default::default() };
             let mut kvs = self.kvs();
             let answer = ask(PATIENCE, delete, |request| async move { kvs.delete(request).await }).await;
@@ -243,10 +250,10 @@ impl Client {
                 let done = Done::Deleted(u64::try_from(answer.deleted).unwrap());
                 (answer.header.unwrap().revision, Answer::of(vec![done]))
             });
-            if !self.finish(begun, answer) {
-                return;
-            }
+            attempts.note(outcome(answer));
+            self.turn(&attempts);
         }
+        self.town.recorder.end(begun, attempts.outcome());
     }
 
     /// A put that expects what was seen; a refused one is a transaction whose compare did not hold.
@@ -295,13 +302,17 @@ impl Client {
         let begun = self.town.recorder.begin(self.id, None, Input::Txn(txn.clone()));
         let mut kvs = self.kvs();
         let answer = ask(PATIENCE, txn_request(&txn), |request| async move { kvs.txn(request).await }).await;
-        let answer = answer.map(|answer| {
+        let answer = answer.and_then(|answer| {
+            if answer.replayed && !answer.succeeded {
+                // What was read is not remembered.
+                return Err(Status::unknown("replayed"));
+            }
             let results = answer.responses.into_iter().map(txn_done).collect();
             let done = Answer { succeeded: answer.succeeded, results };
             if let Some(Done::Read(found)) = done.results.first() {
                 self.seen = found.first().cloned();
             }
-            (answer.header.unwrap().revision, done)
+            Ok((answer.header.unwrap().revision, done))
         });
         self.finish(begun, answer);
     }
@@ -400,6 +411,37 @@ impl Client {
             (answer.header.unwrap().revision, done)
         });
         self.finish(begun, answer);
+    }
+}
+
+/// Attempts of one write under one id: for whoever asked they are one operation.
+#[derive(Default)]
+struct Attempts {
+    count: u32,
+    unknown: Option<Outcome>,
+    last: Option<Outcome>,
+}
+
+impl Attempts {
+    /// Whether to try, or to try again.
+    fn go_on(&self) -> bool {
+        self.count == 0 || (self.count < ATTEMPTS && matches!(self.last, Some(Outcome::Unknown(_))))
+    }
+
+    fn note(&mut self, outcome: Outcome) {
+        self.count += 1;
+        if matches!(outcome, Outcome::Unknown(_)) {
+            self.unknown = Some(outcome.clone());
+        }
+        self.last = Some(outcome);
+    }
+
+    /// A refusal says nothing of the attempts before it.
+    fn outcome(self) -> Outcome {
+        match self.last {
+            Some(Outcome::Refused(_)) if self.unknown.is_some() => self.unknown.unwrap(),
+            last => last.unwrap(),
+        }
     }
 }
 

@@ -31,10 +31,6 @@ impl Dice {
         Self::new(hasher.finish())
     }
 
-    pub fn number(&self) -> u64 {
-        self.source.lock().random()
-    }
-
     /// From `0` on, less than `bound`.
     pub fn below(&self, bound: usize) -> usize {
         self.source.lock().random_range(0..bound)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quorate_server::consensus::{Leadership, Member};
 use quorate_state::versions::STATE_VERSION;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::dice::Dice;
@@ -89,15 +90,22 @@ impl Faults {
 
     /// Goes on until then, and heals all of it.
     pub async fn happen(mut self, world: &mut World, until: Instant) {
+        let mut wrong = note_leaders(world);
         while Instant::now() < until {
+            if self.dice.happens(60) {
+                self.heal(world).await;
+                wrong.abort();
+                world.surroundings.trace.note("calm");
+                sleep(self.dice.between_ms(2_000, 15_000)).await;
+                wrong = note_leaders(world);
+            }
             sleep(self.dice.between_ms(50, 1500)).await;
             let fault = self.any();
             world.surroundings.trace.note(format!("fault: {fault:?}"));
-            world.town.recorder.leader();
             self.happens(world, fault).await;
-            world.town.recorder.leader();
         }
         self.heal(world).await;
+        wrong.abort();
     }
 
     fn any(&self) -> Fault {
@@ -286,6 +294,18 @@ impl Faults {
         world.settle().await;
         world.town.recorder.leader();
     }
+}
+
+/// While something is wrong, leases may begin their time anew, or not end for want of a leader.
+fn note_leaders(world: &World) -> AbortHandle {
+    let recorder = world.town.recorder.clone();
+    let noting = tokio::spawn(async move {
+        loop {
+            recorder.leader();
+            sleep(Duration::from_millis(200)).await;
+        }
+    });
+    noting.abort_handle()
 }
 
 async fn restart_all(world: &mut World) {

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use trace::Keep;
 use world::{Bug, Plan, Report, run};
 
 /// Seeds that every test run has: the first ones, and those that once found something.
@@ -32,7 +33,7 @@ const NEW: u64 = 4;
 
 fn plan(seed: u64) -> Plan {
     let members = if seed % 3 == 2 { 5 } else { 3 };
-    Plan { seed, members, time: Duration::from_secs(30), faults: true, whole_trace: false, bug: None }
+    Plan { seed, members, time: Duration::from_secs(30), faults: true, keep: Keep::Tail, bug: None }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -60,6 +61,8 @@ fn run_all(seeds: &[u64]) -> Vec<(u64, String)> {
                 Err(_) => Some(format!("it panicked; replay it with QUORATE_SEED={seed}")),
             };
             if let Ok(report) = &report {
+                let ((events, _), operations) = (report.trace.digest(), report.history.operations.len());
+                println!("seed {seed}: {events} events, {operations} operations, {:?}", report.simulated);
                 let ms = u64::try_from(report.simulated.as_millis()).unwrap();
                 simulated_ms.fetch_add(ms, Ordering::Relaxed);
             }
@@ -86,7 +89,7 @@ fn run_all(seeds: &[u64]) -> Vec<(u64, String)> {
 #[test]
 fn the_same_seed_gives_the_same_run_event_for_event() {
     for seed in [1, 2] {
-        let plan = Plan { whole_trace: true, ..plan(seed) };
+        let plan = Plan { keep: Keep::All, ..plan(seed) };
         let (one, two) = (run(plan).trace.kept(), run(plan).trace.kept());
         for (at, (a, b)) in one.iter().zip(&two).enumerate() {
             let before = &one[at.saturating_sub(20)..at];
@@ -99,8 +102,7 @@ fn the_same_seed_gives_the_same_run_event_for_event() {
 #[test]
 fn whatever_goes_wrong_every_promise_is_kept() {
     if let Some(seed) = number("QUORATE_SEED") {
-        let report = run(Plan { whole_trace: true, ..plan(seed) });
-        println!("{}", report.trace.kept().join("\n"));
+        let report = run(Plan { keep: Keep::Print, ..plan(seed) });
         assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
         return;
     }

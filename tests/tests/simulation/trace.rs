@@ -13,6 +13,17 @@ use tokio::time::Instant;
 /// Lines that are kept where not all are.
 const TAIL: usize = 400;
 
+/// What becomes of the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The last ones stay, and a hash of all.
+    Tail,
+    /// All stay.
+    All,
+    /// They are printed as they come.
+    Print,
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Trace {
@@ -21,7 +32,7 @@ pub struct Trace {
 }
 
 struct Lines {
-    all: bool,
+    keep: Keep,
     count: u64,
     hasher: DefaultHasher,
     kept: VecDeque<String>,
@@ -29,9 +40,9 @@ struct Lines {
 }
 
 impl Trace {
-    /// Begins now. `all` keeps every line, else the last ones and a hash.
-    pub fn new(all: bool) -> Self {
-        let lines = Lines { all, count: 0, hasher: DefaultHasher::new(), kept: VecDeque::new(), last: 0 };
+    /// Begins now.
+    pub fn new(keep: Keep) -> Self {
+        let lines = Lines { keep, count: 0, hasher: DefaultHasher::new(), kept: VecDeque::new(), last: 0 };
         Self { began: Instant::now(), lines: Arc::new(Mutex::new(lines)) }
     }
 
@@ -53,10 +64,14 @@ impl Trace {
         let line = format!("{:>10.3} {}", now as f64 / 1000.0, what.as_ref());
         line.hash(&mut lines.hasher);
         lines.count += 1;
-        if !lines.all && lines.kept.len() == TAIL {
+        if lines.keep == Keep::Tail && lines.kept.len() == TAIL {
             lines.kept.pop_front();
         }
-        lines.kept.push_back(line);
+        if lines.keep == Keep::Print {
+            println!("{line}");
+        } else {
+            lines.kept.push_back(line);
+        }
     }
 
     /// Number of events and a hash of all of them.

@@ -35,8 +35,7 @@ use crate::holders::Holder;
 use crate::member::{Machine, Process, Surroundings, member_id, node};
 use crate::net::Net;
 use crate::recorder::{Recorder, log_of};
-use crate::trace::Trace;
-use crate::truth::Truth;
+use crate::trace::{Keep, Trace};
 use crate::watchers::Watcher;
 use crate::way::ask;
 
@@ -51,8 +50,8 @@ pub struct Plan {
     /// Simulated time during which clients ask and things go wrong.
     pub time: Duration,
     pub faults: bool,
-    /// Every line of the trace is kept.
-    pub whole_trace: bool,
+    /// What becomes of the trace.
+    pub keep: Keep,
     /// Bugs that are put in on purpose.
     pub bug: Option<Bug>,
 }
@@ -126,7 +125,7 @@ fn scratch() -> tempfile::TempDir {
 
 impl World {
     async fn begin(plan: Plan) -> Self {
-        let trace = Trace::new(plan.whole_trace);
+        let trace = Trace::new(plan.keep);
         let dice = Dice::new(plan.seed);
         let dir = scratch();
         let rules = SnapshotRules {
@@ -150,7 +149,7 @@ impl World {
             recorder: Recorder::new(trace),
             known: Arc::new(Mutex::new((1..=plan.members).collect())),
             over: Arc::new(AtomicBool::new(false)),
-            think_ms: 100,
+            think_ms: *dice.of(&[100, 300, 1_000]),
             bug: plan.bug,
         };
         let mut world = Self {
