@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +19,8 @@ use futures::Stream;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 /// A value that is looked at.
-pub type Ref<'a, T> = RwLockReadGuard<'a, T>;
+#[derive(Debug)]
+pub struct Ref<'a, T>(RwLockReadGuard<'a, T>);
 
 /// Why a receiver waits in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +63,14 @@ pub fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
     let sender = Sender::new(value);
     let receiver = sender.subscribe();
     (sender, receiver)
+}
+
+impl<T> Deref for Ref<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 impl<T> Sender<T> {
@@ -124,7 +134,7 @@ impl<T> Sender<T> {
 
     /// The value of now.
     pub fn borrow(&self) -> Ref<'_, T> {
-        self.0.value.read()
+        Ref(self.0.value.read())
     }
 }
 
@@ -146,14 +156,14 @@ impl<T> Drop for Sender<T> {
 impl<T> Receiver<T> {
     /// The value of now; it counts as seen only if it was.
     pub fn borrow(&self) -> Ref<'_, T> {
-        self.shared.value.read()
+        Ref(self.shared.value.read())
     }
 
     /// The value of now, seen.
     pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
         let value = self.shared.value.read();
         self.seen = self.shared.number();
-        value
+        Ref(value)
     }
 
     /// Waits until there is a value that was not seen, and takes it for seen. Safe to cancel.
@@ -168,7 +178,7 @@ impl<T> Receiver<T> {
                 let value = self.shared.value.read();
                 self.seen = self.shared.number();
                 if wanted(&value) {
-                    return Ok(value);
+                    return Ok(Ref(value));
                 }
             }
             Changed::of(&self.shared, &mut self.seen).await?;
