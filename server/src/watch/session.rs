@@ -17,7 +17,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use quorate_proto::Revision;
 use quorate_state::view::ReadError;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::catch_up::{History, fill_previous, read};
@@ -91,7 +91,7 @@ pub struct Session {
     outbox: VecDeque<WatchNotice>,
     queued: VecDeque<u64>,
     reading: usize,
-    jobs: JoinSet<Done>,
+    jobs: JoinSet<Result<Done, JoinError>>,
     due: BTreeSet<(Instant, u64)>,
     /// Ends no later than the first mark is due.
     timer: Option<Pin<Box<Sleep>>>,
@@ -171,7 +171,7 @@ impl Session {
         match min_revision {
             Some((revision, deadline)) if revision > self.hub.revision() => {
                 let reached = self.history.reached(revision, deadline);
-                self.jobs.spawn(async move { Done { tag, watcher_id: id, what: DoneWhat::Reached(reached.await) } });
+                self.jobs.spawn(async move { Ok(Done { tag, watcher_id: id, what: DoneWhat::Reached(reached.await) }) });
                 self.alarm.again();
             }
             _ => self.start(tag),
@@ -244,7 +244,7 @@ impl Session {
             self.contact_changed();
         }
         while let Poll::Ready(Some(done)) = self.jobs.poll_join_next(cx) {
-            match done {
+            match done.flatten() {
                 Ok(done) => self.finished(done),
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => {}
@@ -346,14 +346,7 @@ impl Session {
     /// Runs a job that blocks.
     fn work(&mut self, job: impl FnOnce() -> Done + Send + 'static) {
         let tasks = self.tasks.clone();
-        self.jobs.spawn(async move {
-            match tasks.blocking(Work::Read, job).await {
-                Ok(done) => done,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // The runtime ends, and with it this task, the next time that it waits.
-                Err(_) => std::future::pending().await,
-            }
-        });
+        self.jobs.spawn(async move { tasks.blocking(Work::Read, job).await });
     }
 
     fn finished(&mut self, done: Done) {
