@@ -9,10 +9,11 @@ BIN = $(CARGO_TARGET_DIR)/debug/quorate
 RELEASE = $(CARGO_TARGET_DIR)/release-bench/release/quorate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test foreign differential fuzz verify fix restart release bench clean
+.PHONY: help setup build demo example test foreign differential fuzz simulate verify fix restart release bench clean
 
 help:
 	@echo "make demo    build, then show a three-member cluster at work on this machine"
+	@echo "make example NAME=leader_election  run a program of examples/ against the cluster of QUORATE_ENDPOINTS"
 	@echo "make test    build, then run every test"
 	@echo "make differential SEEDS=1000  compare more random requests with Debian's etcd"
 	@echo "make fuzz SECONDS=60  throw damaged bytes at every decoder, so long at each"
@@ -34,11 +35,16 @@ build: setup
 demo: build
 	$(BIN) demo
 
+# Of the whole workspace, as all else: for a single package everything would be compiled with other features again.
+NAME ?= tour
+example: build
+	$(CARGO) build --locked --workspace --examples
+	$(CARGO_TARGET_DIR)/debug/examples/$(NAME)
+
 test: setup foreign
 	@scripts/announce-build
 	$(CARGO) test --locked --workspace
 
-# Of the whole workspace, as for the tests: for a single package everything would be compiled with other features again.
 restart: build
 	$(CARGO) build --locked --workspace --examples
 	$(CARGO_TARGET_DIR)/debug/examples/restart 1

@@ -15,9 +15,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // Nothing is missed and nothing comes twice, also when the member that serves the watch dies.
-    let mut changes = client.watch("/services").subtree().start().await?;
+    let mut changes = client.watch("/workers").subtree().start().await?;
     let session = client.lease(Duration::from_secs(2)).grant().await?;
-    client.put("/services/web/1", "10.0.0.7:80").lease(&session).await?;
+    client.put("/workers/7", "10.0.0.7:80").lease(&session).await?;
     // The session keeps itself alive until it is dropped; then its keys go.
     drop(session);
     let mut left = 2;

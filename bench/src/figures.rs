@@ -34,10 +34,12 @@ pub enum Metric {
     RestartTime,
     /// Resident memory of one member, in MB.
     MemberMemory,
-    /// Resident memory of all three members, in MB.
+    /// Resident memory of all three members (of a work that fills them: what it added), in MB.
     Memory,
     /// Elections.
     Elections,
+    /// Of what was to end, the share that had ended at the end of the window.
+    Ended,
 }
 
 impl Metric {
@@ -55,6 +57,7 @@ impl Metric {
             Self::MemberMemory => "resident, one member, MB",
             Self::Memory => "resident, three members, MB",
             Self::Elections => "during load",
+            Self::Ended => "share ended in the window",
         }
     }
 }

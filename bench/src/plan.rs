@@ -26,6 +26,12 @@ pub const MIXED_PUTS: u32 = 10;
 pub const WATCHERS: usize = 1_000;
 /// Of granted leases: none ends while something is measured.
 pub const LEASE_TTL: Duration = Duration::from_hours(4);
+/// Instances of the service that is asked for.
+pub const INSTANCES: usize = 10;
+/// Callers that grant and renew many leases.
+pub const LEASE_CALLERS: usize = 256;
+/// Callers that put while many leases end.
+pub const EXPIRY_CALLERS: usize = 16;
 /// Writers while a leader is killed, and how long each waits for an answer before it tries the next member.
 pub const FAILOVER_WRITERS: usize = 6;
 /// See [`FAILOVER_WRITERS`].
@@ -68,6 +74,12 @@ pub struct Plan {
     pub compacted_revisions: u64,
     /// From the request to compact on.
     pub compacting: Duration,
+    /// Leases that live at the same time, and then end together.
+    pub leases: usize,
+    /// Their time to live: longer than it takes to grant or to renew all of them.
+    pub lease_ttl: Duration,
+    /// From the end of the first of them on.
+    pub expiring: Duration,
     /// Leaders killed, one at a time.
     pub kills: usize,
     /// Keys in the store of a member that is restarted.
@@ -84,6 +96,9 @@ pub const FULL: Plan = Plan {
     compactions: 2,
     compacted_revisions: 500_000,
     compacting: Duration::from_secs(4),
+    leases: 100_000,
+    lease_ttl: Duration::from_mins(2),
+    expiring: Duration::from_secs(15),
     kills: 5,
     restart_keys: 2_000_000,
     restarts: 3,
@@ -97,6 +112,9 @@ pub const QUICK: Plan = Plan {
     compactions: 1,
     compacted_revisions: 50_000,
     compacting: Duration::from_secs(2),
+    leases: 5_000,
+    lease_ttl: Duration::from_secs(10),
+    expiring: Duration::from_secs(3),
     kills: 2,
     restart_keys: 50_000,
     restarts: 1,

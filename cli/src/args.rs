@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{compact, completions, demo, kv, lease, member, serve, snapshot, status, tree, txn, watch};
+use crate::commands::{
+    compact, completions, demo, elect, kv, lease, lock, member, serve, service, snapshot, status, tree, txn, watch,
+};
 use crate::failure::EXIT_CODES;
 use crate::input;
 use crate::output::Format;
@@ -87,6 +89,15 @@ pub enum Command {
     /// Work with leases: keys that end when nobody keeps their lease alive
     #[command(subcommand, after_help = lease::EXAMPLES)]
     Lease(lease::LeaseCommand),
+    /// Hold a lock while a command runs; see who holds it; take it away
+    #[command(after_help = lock::EXAMPLES)]
+    Lock(Box<lock::LockArgs>),
+    /// Lead an election while a command runs; see who leads
+    #[command(after_help = elect::EXAMPLES)]
+    Elect(Box<elect::ElectArgs>),
+    /// Register instances of services, find them, take them out of service
+    #[command(subcommand, after_help = service::EXAMPLES)]
+    Service(service::ServiceCommand),
     /// Show and change who belongs to the cluster
     #[command(subcommand, after_help = member::EXAMPLES)]
     Member(member::MemberCommand),

@@ -41,9 +41,13 @@ impl From<Error> for Failure {
         let text = error.to_string();
         match (error.happened(), error.reason()) {
             (Happened::Unknown, _) => Self::OutcomeUnknown(text),
-            (_, Some(Reason::Precondition | Reason::LeaseExists)) => Self::Precondition(text),
+            (_, Some(Reason::Precondition | Reason::LeaseExists | Reason::InstanceExists | Reason::LockConflict)) => {
+                Self::Precondition(text)
+            }
             (_, Some(Reason::InvalidArgument)) => Self::Usage(text),
-            (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound)) => Self::NotFound(text),
+            (_, Some(Reason::KeyNotFound | Reason::LeaseNotFound | Reason::InstanceNotFound)) => Self::NotFound(text),
+            (_, Some(Reason::LockBusy)) => Self::Busy(text),
+            (_, Some(Reason::LockLost)) => Self::Lost(text),
             (_, Some(Reason::NoQuorum | Reason::Overloaded | Reason::ShuttingDown | Reason::MemberFailed)) => {
                 Self::Unavailable(text)
             }
@@ -51,6 +55,7 @@ impl From<Error> for Failure {
             _ => match error {
                 Error::Unreachable { .. } | Error::Deadline { .. } => Self::Unavailable(text),
                 Error::LeaseLost { .. } => Self::NotFound(text),
+                Error::HoldLost { .. } => Self::Lost(text),
                 Error::Invalid { .. } => Self::Usage(text),
                 _ => Self::Failed(text),
             },

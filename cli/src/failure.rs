@@ -18,7 +18,10 @@ Exit codes:
   4    precondition failed: an --if-… condition or a compare of a transaction did not hold
   5    unavailable: no member answered, or the cluster has no quorum; nothing was changed
   6    outcome unknown: the write may or may not have happened; read before you repeat it
-  130  interrupted by Ctrl-C";
+  7    busy: the lock is held by others, or somebody else leads, for all of --wait; or --try was said
+  8    lost: the lock or the leadership was lost while it was held, and the command was ended
+  130  interrupted by Ctrl-C
+lock and elect pass on the exit code of the command that they ran.";
 
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,15 @@ pub enum Failure {
     /// It may have happened.
     #[error("{0}; the outcome is unknown: it may have happened, read before you repeat it")]
     OutcomeUnknown(String),
+    /// Others have it, and it was not to be waited for (any longer).
+    #[error("{0}")]
+    Busy(String),
+    /// What was held was lost.
+    #[error("{0}")]
+    Lost(String),
+    /// The exit code of a command that was run.
+    #[error("the command ended with code {0}")]
+    Command(u8),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -65,6 +77,9 @@ impl Failure {
             Self::Precondition(_) => 4,
             Self::Unavailable(_) => 5,
             Self::OutcomeUnknown(_) => 6,
+            Self::Busy(_) => 7,
+            Self::Lost(_) => 8,
+            Self::Command(code) => *code,
             Self::Interrupted => 130,
         }
     }
@@ -79,13 +94,16 @@ impl Failure {
             Self::Precondition(_) => "precondition_failed",
             Self::Unavailable(_) => "unavailable",
             Self::OutcomeUnknown(_) => "outcome_unknown",
+            Self::Busy(_) => "busy",
+            Self::Lost(_) => "lost",
+            Self::Command(_) => "command",
             Self::Interrupted => "interrupted",
         }
     }
 
     /// Whether nothing is to be printed about it.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::OutputClosed | Self::Interrupted)
+        matches!(self, Self::OutputClosed | Self::Interrupted | Self::Command(_))
     }
 }
 
@@ -114,11 +132,16 @@ mod tests {
             Failure::Precondition(text()),
             Failure::Unavailable(text()),
             Failure::OutcomeUnknown(text()),
+            Failure::Busy(text()),
+            Failure::Lost(text()),
             Failure::Interrupted,
         ];
         let codes: Vec<String> = all.iter().map(|failure| failure.exit_code().to_string()).collect();
-        let documented: Vec<&str> =
-            EXIT_CODES.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+        let documented: Vec<&str> = EXIT_CODES
+            .lines()
+            .filter(|line| line.starts_with(' '))
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
         assert_eq!(codes, documented);
     }
 

@@ -6,7 +6,7 @@
 
 use std::process::{Command, Output};
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 22] = [
     "serve",
     "demo",
     "get",
@@ -20,6 +20,9 @@ const VERBS: [&str; 19] = [
     "watch",
     "txn",
     "lease",
+    "lock",
+    "elect",
+    "service",
     "member",
     "status",
     "snapshot",

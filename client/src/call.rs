@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A call that changes something is sent again after an unknown outcome only under its own request id; a call
-//!   without an id only after a refusal that says that nothing happened.
+//!   without an id only if it ends in the same state however often it is sent, or after a refusal that says that nothing
+//!   happened.
 //! - A call ends by its deadline, whatever the endpoints do.
 //! - Dropping the future of a call stops the retries; what was sent may still be applied.
 
@@ -135,7 +136,7 @@ impl Run<'_> {
         self.ambiguous |= error.happened() == Happened::Unknown;
         let error = self.of_call(error);
         let sent_twice_is_safe = match self.safety {
-            Safety::Read | Safety::Id => true,
+            Safety::Read | Safety::Id | Safety::Same => true,
             Safety::Once => error.happened() == Happened::No,
         };
         if !error.is_passing() || !sent_twice_is_safe {
@@ -165,8 +166,8 @@ impl Run<'_> {
             && error.reason() != Some(Reason::RequestExpired);
         let happened = match self.safety {
             Safety::Read => Happened::No,
-            Safety::Id | Safety::Once if self.ambiguous && !decided => Happened::Unknown,
-            Safety::Id | Safety::Once => error.happened(),
+            Safety::Id | Safety::Same | Safety::Once if self.ambiguous && !decided => Happened::Unknown,
+            Safety::Id | Safety::Same | Safety::Once => error.happened(),
         };
         error.of_call(happened, self.id.as_ref())
     }

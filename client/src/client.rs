@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::claim::HoldWatch;
 use crate::config::{ClientBuilder, Config};
 use crate::endpoints::Endpoints;
 use crate::error::Result;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) ids: Arc<WriteIds>,
     pub(crate) config: Config,
     pub(crate) keeper: Keeper,
+    pub(crate) hold_watch: HoldWatch,
     pub(crate) runtime: Handle,
 }
 
@@ -68,6 +70,10 @@ impl Client {
 
     pub(crate) fn of(shared: Shared) -> Self {
         Self(Arc::new(shared))
+    }
+
+    pub(crate) fn again(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

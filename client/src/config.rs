@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::claim::HoldWatch;
 use crate::client::{Client, Shared};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::error::{Error, Result};
@@ -159,6 +160,7 @@ impl ClientBuilder {
             ids: Arc::new(WriteIds::new()),
             config: self.config,
             keeper: Keeper::default(),
+            hold_watch: HoldWatch::default(),
             runtime,
         }))
     }

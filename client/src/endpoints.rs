@@ -66,8 +66,26 @@ impl Endpoint {
     service!(watch, watch_client, WatchClient);
     service!(lease, lease_client, LeaseClient);
     service!(cluster, cluster_client, ClusterClient);
+    service!(lock, lock_client, LockClient);
+    service!(election, election_client, ElectionClient);
     service!(admin, admin_client, AdminClient);
     service!(batch, batch_client, BatchClient);
+    service!(discovery, discovery_client, DiscoveryClient);
+
+    /// The discovery service over the channel as `wrap` has it, and what else that made.
+    pub(crate) fn discovery_with<S, T>(
+        &self,
+        wrap: impl FnOnce(Channel) -> (S, T),
+    ) -> (v1::discovery_client::DiscoveryClient<S>, T)
+    where
+        S: tonic::client::GrpcService<tonic::body::Body>,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::ResponseBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        <S::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let (service, made) = wrap(self.channel.clone());
+        (v1::discovery_client::DiscoveryClient::new(service).max_decoding_message_size(ANSWER_BYTES_MAX), made)
+    }
 
     /// The stream that concurrent calls share.
     pub(crate) fn lane(&self) -> &Lane {

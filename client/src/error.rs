@@ -64,7 +64,8 @@ pub enum ErrorKind {
     RetrySameId,
     /// The request cannot succeed as it is: change it, or read again what it was based on.
     FixRequest,
-    /// The lease is gone, and with it what it owned: grant a new one and build up again.
+    /// The lease, the lock or the leadership is gone, and with it what it owned or protected: get a new one and build
+    /// up again.
     Reacquire,
     /// Neither waiting nor changing the request helps.
     GiveUp,
@@ -122,6 +123,16 @@ pub enum Reason {
     Internal,
     /// The member does not know this call.
     Unimplemented,
+    /// Others hold the lock, and it was not to be waited for (any longer).
+    LockBusy,
+    /// The hold, the place in the queue or the leadership is gone.
+    LockLost,
+    /// What was asked does not go together with the lock as it is.
+    LockConflict,
+    /// The instance of a service is not registered (any more).
+    InstanceNotFound,
+    /// Another live registration has the id of the instance.
+    InstanceExists,
 }
 
 /// A refusal by the cluster, as it was answered.
@@ -152,7 +163,7 @@ pub struct Refusal {
     pub write_id: Option<WriteId>,
 }
 
-/// Why a lease counts as lost.
+/// Why a lease, a lock or a leadership counts as lost.
 ///
 /// ```no_run
 /// # async fn example(client: quorate::Client) -> quorate::Result<()> {
@@ -169,6 +180,8 @@ pub enum Lost {
     NotConfirmed,
     /// The guard has given it up.
     Released,
+    /// Its key was deleted although its lease lives: an operator released it by force, or something wrote there.
+    Taken,
 }
 
 impl fmt::Display for Lost {
@@ -177,6 +190,7 @@ impl fmt::Display for Lost {
             Self::Gone => "the cluster has ended it",
             Self::NotConfirmed => "no keep-alive was confirmed within its time to live",
             Self::Released => "it was released",
+            Self::Taken => "its key was deleted, as a forced release does",
         })
     }
 }
@@ -238,6 +252,14 @@ pub enum Error {
         /// Why.
         reason: Lost,
     },
+    /// The lock or the leadership is lost.
+    #[error("{name} is lost: {reason}; whatever it protected may belong to another now")]
+    HoldLost {
+        /// Its name, as in "lock jobs/nightly".
+        name: String,
+        /// Why.
+        reason: Lost,
+    },
     /// The client itself refused what it was given.
     #[error("{what}")]
     Invalid {
@@ -270,7 +292,7 @@ impl Error {
             Self::Refused(refusal) => refusal_kind(refusal),
             Self::Compacted { .. } | Self::Invalid { .. } => ErrorKind::FixRequest,
             Self::Unreachable { happened, .. } | Self::Deadline { happened, .. } => kind_of_unanswered(*happened),
-            Self::LeaseLost { .. } => ErrorKind::Reacquire,
+            Self::LeaseLost { .. } | Self::HoldLost { .. } => ErrorKind::Reacquire,
             Self::Protocol { .. } | Self::Closed => ErrorKind::GiveUp,
         }
     }
@@ -287,7 +309,11 @@ impl Error {
             Self::Refused(refusal) => refusal.happened,
             Self::Unreachable { happened, .. } | Self::Deadline { happened, .. } => *happened,
             Self::Protocol { .. } => Happened::Unknown,
-            Self::Compacted { .. } | Self::LeaseLost { .. } | Self::Invalid { .. } | Self::Closed => Happened::No,
+            Self::Compacted { .. }
+            | Self::LeaseLost { .. }
+            | Self::HoldLost { .. }
+            | Self::Invalid { .. }
+            | Self::Closed => Happened::No,
         }
     }
 
@@ -302,6 +328,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => Some(refusal.reason),
             Self::Compacted { .. } => Some(Reason::Compacted),
+            Self::HoldLost { .. } => Some(Reason::LockLost),
             Self::Deadline { last: Some(last), .. } => last.reason(),
             _ => None,
         }
@@ -408,8 +435,11 @@ fn refusal_kind(refusal: &Refusal) -> ErrorKind {
         | Reason::Precondition
         | Reason::TooLarge
         | Reason::Membership
-        | Reason::StateVersion => ErrorKind::FixRequest,
-        Reason::LeaseNotFound => ErrorKind::Reacquire,
+        | Reason::StateVersion
+        | Reason::LockConflict
+        | Reason::InstanceExists => ErrorKind::FixRequest,
+        Reason::LeaseNotFound | Reason::LockLost | Reason::InstanceNotFound => ErrorKind::Reacquire,
+        Reason::LockBusy => ErrorKind::Retry,
         Reason::NoQuorum
         | Reason::Overloaded
         | Reason::DiskSpace

@@ -20,6 +20,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::Client;
 
+mod locks;
+
+pub(crate) use locks::{Locks, Turn};
+
 /// What a fake does with a request of the key space.
 pub(crate) enum Reply {
     Answer(Answer),
@@ -81,6 +85,7 @@ pub(crate) struct Script {
     item: Arc<OnItem>,
     watch: Arc<OnWatch>,
     keep_alive: Arc<OnKeepAlive>,
+    locks: Locks,
     batch: bool,
     /// Answers of one message come last first.
     reversed: bool,
@@ -108,6 +113,7 @@ impl Default for Script {
             item: Arc::new(|_, item| Reply::Answer(usual(item))),
             watch: Arc::new(|_, _, _| Box::pin(futures::future::pending())),
             keep_alive: Arc::new(|_, _| Some(60_000)),
+            locks: Locks::default(),
             batch: true,
             reversed: false,
             seen: Arc::default(),
@@ -134,6 +140,12 @@ impl Script {
     /// Answers keep-alives with a time to live, or not at all; counted from 0.
     pub(crate) fn on_keep_alive(mut self, answer: impl Fn(usize, i64) -> Option<u64> + Send + Sync + 'static) -> Self {
         self.keep_alive = Arc::new(answer);
+        self
+    }
+
+    /// Serves locks and elections.
+    pub(crate) fn with_locks(mut self, locks: &Locks) -> Self {
+        self.locks = locks.clone();
         self
     }
 
@@ -180,6 +192,8 @@ impl Script {
                 .add_service(v1::kv_server::KvServer::new(script.clone()))
                 .add_service(v1::watch_server::WatchServer::new(script.clone()))
                 .add_service(v1::lease_server::LeaseServer::new(script.clone()))
+                .add_service(v1::lock_server::LockServer::new(script.locks.clone()))
+                .add_service(v1::election_server::ElectionServer::new(script.locks.clone()))
                 .add_service(v1::admin_server::AdminServer::new(script.clone()))
                 .add_service(v1::cluster_server::ClusterServer::new(script))
                 .add_optional_service(batch)

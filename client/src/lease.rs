@@ -21,6 +21,7 @@ mod guard;
 mod keeper;
 
 use clock::BootInstant;
+pub(crate) use guard::Hold;
 pub use guard::LeaseGuard;
 pub(crate) use keeper::Keeper;
 

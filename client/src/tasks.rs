@@ -20,6 +20,16 @@ pub(crate) enum Task {
     LeaseRevoke,
     /// Follows a subtree. Owner: the reflector.
     Reflector,
+    /// Watches the keys of locks and leaderships that are held. Owner: the client, while it holds some.
+    HoldWatch,
+    /// Gives back a lock, or a place in its queue, whose guard or future was dropped. Ends by itself.
+    Release,
+    /// Follows the instances of a service. Owner: the live set.
+    ServiceWatch,
+    /// Keeps an instance registered. Owner: the registration.
+    Registration,
+    /// Removes an instance whose registration was dropped. Ends by itself.
+    Deregister,
 }
 
 /// Ends its task when dropped.

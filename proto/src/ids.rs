@@ -111,7 +111,7 @@ hex_id! {
 }
 
 /// A fencing token: grows with every conflicting grant, for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Token(pub i64);
 
 impl fmt::Display for Token {

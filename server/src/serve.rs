@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::authority::LenientSocket;
+use crate::connection::{Connection, NotedSocket, OfConnection};
 use crate::socket::GatheringSocket;
 use crate::sync::watch;
 use crate::tasks::{Task, Tasks};
@@ -241,8 +242,10 @@ async fn serve_connection(
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let socket = GatheringSocket::new(LenientSocket::new(stream));
-    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
+    let noted = Connection::default();
+    let socket = GatheringSocket::new(LenientSocket::new(NotedSocket::new(stream, noted.clone())));
+    let service = TowerToHyperService::new(OfConnection::new(routes, noted));
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
     let mut connection = std::pin::pin!(connection);
     let until = tokio::select! {
         biased;

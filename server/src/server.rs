@@ -16,7 +16,7 @@ use rocksdb::Cache;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-use crate::api::{self, Identity, Rooms};
+use crate::api::{self, Identity, Rooms, dns};
 use crate::config::Config;
 use crate::consensus::assemble::{Assembled, Assembly};
 use crate::consensus::bootstrap::BootstrapError;
@@ -27,6 +27,7 @@ use crate::consensus::{Consensus, StartError as ConsensusStartError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::error::ConsensusError;
 use crate::leader::{LeaderJobs, Lessor};
+use crate::recipes::discovery::Discovery;
 use crate::serve::{self, Doors};
 use crate::tasks::Tasks;
 use crate::watch::{Hub, Listeners};
@@ -82,6 +83,7 @@ pub enum StartError {
 pub struct Server {
     id: MemberId,
     peer_address: SocketAddr,
+    dns_address: Option<SocketAddr>,
     doors: Doors,
     rooms: Arc<Rooms>,
     consensus: Arc<Consensus>,
@@ -124,6 +126,7 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let data_dir = Arc::new(DataDir::open(&config.data_dir, &config.name)?);
         let client_listener = listen(&config.listen)?;
+        let dns_sockets = config.dns_listen.as_deref().map(bind_dns).transpose()?;
         let core = Core::new()?;
         let hub = Arc::new(Hub::new(config.watch_window_bytes));
         let lessor = Arc::new(Lessor::default());
@@ -148,11 +151,14 @@ impl Server {
         let jobs = LeaderJobs { consensus: Arc::clone(&consensus), lessor, retention: config.auto_compaction };
         jobs.start(&core.tasks, &core.handle());
         let rooms = rooms(&config, &core, &consensus, &assembled.local, &hub);
-        let routes = api::native::routes(&rooms).map_err(|error| StartError::Services(error.to_string()))?;
+        let discovery = Discovery::start(&rooms, config.check_networks.clone())?;
+        let dns_address = serve_dns(dns_sockets, &discovery, &config, &core.tasks)?;
+        let routes =
+            api::native::routes(&rooms, &discovery).map_err(|error| StartError::Services(error.to_string()))?;
         let doors = serve::open(client_listener, &routes, config.door_threads, &core.tasks, &core.handle())?;
         let id = data_dir.identity().member;
         tracing::info!(%id, name = config.name, clients = %doors.address(), peers = %peer_address, "serving");
-        Ok(Self { id, peer_address, doors, rooms, consensus, core, _data_dir: data_dir })
+        Ok(Self { id, peer_address, dns_address, doors, rooms, consensus, core, _data_dir: data_dir })
     }
 
     /// Its id.
@@ -168,6 +174,11 @@ impl Server {
     /// Where members are served.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer_address
+    }
+
+    /// Where names of services are answered, if they are.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns_address
     }
 
     /// Consensus, for programs that embed a member and want to look inside.
@@ -262,6 +273,24 @@ fn listen(address: &str) -> Result<TcpListener, StartError> {
     let failed = |error| StartError::Listen { address: address.to_owned(), error };
     let addresses: Vec<SocketAddr> = address.to_socket_addrs().map_err(failed)?.collect();
     TcpListener::bind(&addresses[..]).map_err(failed)
+}
+
+fn bind_dns(address: &str) -> Result<dns::Sockets, StartError> {
+    dns::Sockets::bind(address).map_err(|error| StartError::Listen { address: address.to_owned(), error })
+}
+
+/// Answers names of services, if that is wanted. Gives where.
+fn serve_dns(
+    sockets: Option<dns::Sockets>,
+    discovery: &Arc<Discovery>,
+    config: &Config,
+    tasks: &Tasks,
+) -> io::Result<Option<SocketAddr>> {
+    let Some(sockets) = sockets else { return Ok(None) };
+    let address = sockets.address()?;
+    sockets.serve(discovery, &config.dns_domain, tasks)?;
+    tracing::info!(%address, domain = %config.dns_domain, "answering names of services");
+    Ok(Some(address))
 }
 
 /// What others are told: what was set, else where the listener is.

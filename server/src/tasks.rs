@@ -92,8 +92,26 @@ table! {
     Stream,         "q-stream",    "api",       Logged;
     /// Wakes the watch streams of one door runtime.
     WatchPump,      "q-pump",      "watch",     EndsMember;
+    /// Follows the contenders of one lock or election for those who wait here.
+    Line,           "q-line",      "recipes",   Logged;
+    /// Puts one contender into its line, to a known outcome.
+    LinePut,        "q-line-put",  "recipes",   Logged;
+    /// Takes one contender out of its line.
+    LineLeave,      "q-line-leave", "recipes",  Logged;
     /// Notices when no leader was heard of for too long.
     Contact,        "q-contact",   "watch",     EndsMember;
+    /// What discovery does by itself. A thread with a runtime of its own.
+    Discovery,      "q-discovery", "recipes",   EndsMember;
+    /// Notices that most instances of a service expire at once.
+    Protection,     "q-protect",   "recipes",   EndsMember;
+    /// Makes health checks, and says that this member does.
+    Checker,        "q-checker",   "recipes",   EndsMember;
+    /// Answers DNS queries that come in packets.
+    DnsUdp,         "q-dns-udp",   "api",       EndsMember;
+    /// Accepts DNS connections.
+    DnsTcp,         "q-dns-tcp",   "api",       EndsMember;
+    /// Answers the queries of one DNS connection.
+    DnsConnection,  "q-dns-conn",  "api",       Logged;
     /// Starts and ends the leader's jobs.
     LeaderJobs,     "q-leader",    "leader",    EndsMember;
     /// Expires leases while leading.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use doors::Doors;
 use doors::etcd::{delete, kv, lease, maintenance, names, put, range, refused, whole, with_leader};
-use quorate_proto::etcd::{etcdserverpb as pb, v3electionpb, v3lockpb};
+use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::v1;
 use quorate_server::consensus::Leadership;
 use tokio_stream::wrappers::ReceiverStream;
@@ -621,14 +621,10 @@ async fn hashes_change_with_what_may_be_read() {
 async fn what_is_not_served_says_so_and_names_the_way() {
     let doors = Doors::single().await;
     let mut auth = pb::auth_client::AuthClient::new(doors.channel());
-    let mut locks = v3lockpb::lock_client::LockClient::new(doors.channel());
-    let mut elections = v3electionpb::election_client::ElectionClient::new(doors.channel());
     let mut cluster = pb::cluster_client::ClusterClient::new(doors.channel());
     let mut maintenance = maintenance(&doors);
     let told = [
         auth.auth_enable(pb::AuthEnableRequest {}).await.map(drop),
-        locks.lock(v3lockpb::LockRequest::default()).await.map(drop),
-        elections.observe(v3electionpb::LeaderRequest::default()).await.map(drop),
         cluster.member_add(pb::MemberAddRequest::default()).await.map(drop),
         maintenance.snapshot(pb::SnapshotRequest {}).await.map(drop),
         maintenance.defragment(pb::DefragmentRequest {}).await.map(drop),

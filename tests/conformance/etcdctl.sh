@@ -116,6 +116,36 @@ etcdctl put --lease="${short% *}" /short x >/dev/null
 until_lines "$work/short" 5
 equal "a lease that ends by itself takes its key" "$(lines PUT /short x DELETE /short)" "$(head -5 "$work/short")"
 
+# Locks and elections.
+etcdctl lock /lock/a >"$work/lock1" 2>&1 &
+first=$!
+until_lines "$work/lock1" 1
+etcdctl lock /lock/a >"$work/lock2" 2>&1 &
+second=$!
+for _ in $(seq 600); do
+    [ "$(etcdctl get --prefix /lock/a/ --keys-only -w json | field '.get("count", 0)')" = 2 ] && break
+    sleep 0.05
+done
+equal "the lock is the key that was made first" "$(head -1 "$work/lock1")" \
+    "$(etcdctl get --prefix /lock/a/ --sort-by=CREATE --order=ASCEND --limit 1 --keys-only | head -1)"
+equal "the second one waits" "" "$(cat "$work/lock2")"
+kill -INT "$first"
+until_lines "$work/lock2" 1
+kill -INT "$second"
+wait "$first" "$second" || true
+equal "both have released it" "" "$(etcdctl get --prefix /lock/a/)"
+equal "a command under a lock" "held" "$(etcdctl lock /lock/b echo held)"
+etcdctl elect /elect one >"$work/elect" 2>&1 &
+elected=$!
+until_lines "$work/elect" 2
+equal "a leader is elected" one "$(sed -n 2p "$work/elect")"
+etcdctl elect -l /elect >"$work/listen" 2>&1 &
+listens=$!
+until_lines "$work/listen" 2
+equal "and listened to" one "$(sed -n 2p "$work/listen")"
+kill -INT "$elected" "$listens"
+wait "$elected" "$listens" || true
+
 # Compaction.
 now="$(revision)"
 equal "compaction" "compacted revision $now" "$(etcdctl compaction "$now")"

@@ -144,3 +144,10 @@ pub fn binary() -> PathBuf {
     let found = test.ancestors().map(|dir| dir.join("quorate")).find(|path| path.is_file());
     found.expect("the quorate binary stands beside the tests: build the whole workspace (`make test`)")
 }
+
+/// An example of the workspace, built beside the test that runs.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("know one's own path");
+    let found = test.ancestors().map(|dir| dir.join("examples").join(name)).find(|path| path.is_file());
+    found.expect("the examples stand beside the tests: build the whole workspace (`make test`)")
+}

@@ -13,10 +13,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, PutOptions, SortOrder,
-    SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
+    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, LockOptions, ProclaimOptions,
+    PutOptions, ResignOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use futures::StreamExt as _;
+use quorate_proto::v1;
+use quorate_proto::v1::lock_client::LockClient;
 use quorate_tests::cluster::Cluster;
 use tokio::process::Command;
 
@@ -180,4 +182,46 @@ async fn the_etcd_client_crate_watches_and_keeps_leases_alive() {
     assert!(mark.events().is_empty() && mark.header().unwrap().revision() >= first + 2, "{mark:?}");
     late.cancel(0).await.unwrap();
     assert!(late.next().await.unwrap().unwrap().canceled());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_etcd_client_crate_locks_and_elects_and_a_native_lock_of_the_same_name_waits() {
+    let cluster = Cluster::start(3).await;
+    let (mut one, mut other) = clients(&cluster).await;
+    let lease = one.lease_grant(60, None).await.unwrap().id();
+    let held = one.lock("jobs", Some(LockOptions::new().with_lease(lease))).await.unwrap();
+    assert_eq!(held.key(), format!("jobs/{lease:x}").as_bytes());
+
+    let mut native = LockClient::connect(cluster.endpoints()[2].clone()).await.unwrap();
+    let wish = v1::AcquireRequest { name: "jobs".into(), acquire_id: 7, ..Default::default() };
+    let waiting = tokio::spawn({
+        let (mut native, wish) = (native.clone(), wish.clone());
+        async move { native.acquire(wish).await }
+    });
+    let describe = v1::DescribeLockRequest { name: "jobs".into(), ..Default::default() };
+    while native.describe(describe.clone()).await.unwrap().into_inner().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!waiting.is_finished());
+    one.unlock(held.key()).await.unwrap();
+    let ours = waiting.await.unwrap().unwrap().into_inner();
+    let theirs = tokio::spawn(async move { other.lock("jobs", None).await.map(|_| other) });
+    while native.describe(describe.clone()).await.unwrap().into_inner().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!theirs.is_finished());
+    let release = v1::ReleaseRequest { name: "jobs".into(), acquire_id: 7, token: ours.token, ..Default::default() };
+    assert!(native.release(release).await.unwrap().into_inner().released);
+    let mut other = theirs.await.unwrap().unwrap();
+
+    let won = one.campaign("e", "a", lease).await.unwrap();
+    let leader = won.leader().unwrap().clone();
+    let mut observed = other.observe("e").await.unwrap();
+    assert_eq!(observed.next().await.unwrap().unwrap().kv().unwrap().value(), b"a");
+    one.proclaim("b", Some(ProclaimOptions::new().with_leader(leader.clone()))).await.unwrap();
+    assert_eq!(observed.next().await.unwrap().unwrap().kv().unwrap().value(), b"b");
+    assert_eq!(other.leader("e").await.unwrap().kv().unwrap().value(), b"b");
+    one.resign(Some(ResignOptions::new().with_leader(leader))).await.unwrap();
+    let nobody = other.leader("e").await.unwrap_err();
+    assert!(nobody.to_string().contains("election: no leader"), "{nobody}");
 }

@@ -4,6 +4,7 @@
 //! - Every watch is a stream of its own.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::etcd::etcdserverpb as pb;
@@ -11,6 +12,8 @@ use quorate_proto::etcd::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::etcdserverpb::watch_client::WatchClient;
+use quorate_proto::etcd::v3lockpb;
+use quorate_proto::etcd::v3lockpb::lock_client::LockClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -18,12 +21,14 @@ use tonic::{Code, Status};
 
 use crate::cluster::Standing;
 use crate::failure::{Failure, Result, call, wrong};
-use crate::plan::LEASE_TTL;
 use crate::wire::Service;
 
 /// Bytes that a member may send ahead on one stream, and on one connection: as Quorate's own client has it.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Keep-alives that may wait to be sent.
+const KEEP_ALIVES_WAITING: usize = 1;
 
 /// One connection.
 #[derive(Clone)]
@@ -33,6 +38,12 @@ pub struct EtcdWire(Channel);
 pub struct EtcdWatch {
     answers: tonic::Streaming<pb::WatchResponse>,
     _requests: mpsc::Sender<pb::WatchRequest>,
+}
+
+/// A stream of keep-alives.
+pub struct KeepAlives {
+    requests: mpsc::Sender<pb::LeaseKeepAliveRequest>,
+    answers: tonic::Streaming<pb::LeaseKeepAliveResponse>,
 }
 
 async fn channel(address: SocketAddrV4) -> Result<Channel> {
@@ -105,10 +116,39 @@ impl EtcdWire {
         Ok(())
     }
 
-    pub async fn grant(&self) -> Result<i64> {
-        let request = pb::LeaseGrantRequest { ttl: LEASE_TTL.as_secs().cast_signed(), id: 0 };
+    pub async fn grant(&self, ttl: Duration) -> Result<i64> {
+        let request = pb::LeaseGrantRequest { ttl: ttl.as_secs().cast_signed(), id: 0 };
         let mut client = LeaseClient::new(self.0.clone());
         Ok(client.lease_grant(request).await.map_err(call("lease grant"))?.into_inner().id)
+    }
+
+    pub async fn revoke(&self, lease: i64) -> Result<()> {
+        let request = pb::LeaseRevokeRequest { id: lease };
+        LeaseClient::new(self.0.clone()).lease_revoke(request).await.map_err(call("lease revoke"))?;
+        Ok(())
+    }
+
+    pub async fn leases(&self) -> Result<usize> {
+        let mut client = LeaseClient::new(self.0.clone());
+        let answer = client.lease_leases(pb::LeaseLeasesRequest {}).await.map_err(call("listing leases"))?;
+        Ok(answer.into_inner().leases.len())
+    }
+
+    pub async fn keep_alives(&self) -> Result<KeepAlives> {
+        let (requests, queue) = mpsc::channel(KEEP_ALIVES_WAITING);
+        let answers = LeaseClient::new(self.0.clone()).lease_keep_alive(ReceiverStream::new(queue)).await;
+        Ok(KeepAlives { requests, answers: answers.map_err(call("keep-alive"))?.into_inner() })
+    }
+
+    pub async fn lock(&self, name: Bytes, lease: i64) -> Result<Bytes> {
+        let request = v3lockpb::LockRequest { name, lease };
+        Ok(LockClient::new(self.0.clone()).lock(request).await.map_err(call("lock"))?.into_inner().key)
+    }
+
+    pub async fn unlock(&self, key: Bytes) -> Result<()> {
+        let request = v3lockpb::UnlockRequest { key };
+        LockClient::new(self.0.clone()).unlock(request).await.map_err(call("unlock"))?;
+        Ok(())
     }
 
     pub async fn compact(&self, revision: i64) -> Result<()> {
@@ -118,13 +158,17 @@ impl EtcdWire {
     }
 
     pub async fn watch(&self, key: Bytes) -> Result<EtcdWatch> {
-        watch(self.0.clone(), key).await.map_err(call("watch"))
+        self.watch_range(key, Bytes::new()).await
+    }
+
+    pub async fn watch_range(&self, key: Bytes, range_end: Bytes) -> Result<EtcdWatch> {
+        watch(self.0.clone(), key, range_end).await.map_err(call("watch"))
     }
 }
 
-async fn watch(channel: Channel, key: Bytes) -> std::result::Result<EtcdWatch, Status> {
+async fn watch(channel: Channel, key: Bytes, range_end: Bytes) -> std::result::Result<EtcdWatch, Status> {
     let (requests, queue) = mpsc::channel(1);
-    let create = pb::WatchCreateRequest { key, ..Default::default() };
+    let create = pb::WatchCreateRequest { key, range_end, ..Default::default() };
     let request = pb::watch_request::RequestUnion::CreateRequest(create);
     // There is room for it: the queue is new.
     let _ = requests.try_send(pb::WatchRequest { request_union: Some(request) });
@@ -132,6 +176,19 @@ async fn watch(channel: Channel, key: Bytes) -> std::result::Result<EtcdWatch, S
     match answers.message().await? {
         Some(answer) if answer.created && !answer.canceled => Ok(EtcdWatch { answers, _requests: requests }),
         answer => Err(Status::aborted(format!("the watch was not created: {answer:?}"))),
+    }
+}
+
+impl KeepAlives {
+    /// Renews a lease, which must exist.
+    pub async fn renew(&mut self, lease: i64) -> Result<()> {
+        let request = pb::LeaseKeepAliveRequest { id: lease };
+        self.requests.send(request).await.map_err(call("keep-alive"))?;
+        match self.answers.message().await.map_err(call("keep-alive"))? {
+            Some(answer) if answer.id == lease && answer.ttl > 0 => Ok(()),
+            Some(answer) if answer.id == lease => wrong("a lease that is kept alive has ended"),
+            answer => wrong(format!("a keep-alive was answered by {answer:?}")),
+        }
     }
 }
 
@@ -153,6 +210,10 @@ pub async fn standing(address: SocketAddrV4) -> Result<Standing> {
     Ok(Standing { member: header.member_id, leader: answer.leader, term: answer.raft_term })
 }
 
+fn absent() -> Bytes {
+    Bytes::from_static(b"/bench/absent")
+}
+
 pub async fn is_served(service: Service, address: SocketAddrV4) -> Result<bool> {
     let channel = channel(address).await?;
     let key = Bytes::from_static(b"/");
@@ -162,7 +223,9 @@ pub async fn is_served(service: Service, address: SocketAddrV4) -> Result<bool> 
             KvClient::new(channel).range(request).await.err()
         }
         Service::Lease => LeaseClient::new(channel).lease_leases(pb::LeaseLeasesRequest {}).await.err(),
-        Service::Watch => watch(channel, key).await.err(),
+        Service::Watch => watch(channel, key, Bytes::new()).await.err(),
+        // Of a key that is not there, which does nothing.
+        Service::Lock => LockClient::new(channel).unlock(v3lockpb::UnlockRequest { key: absent() }).await.err(),
     };
     match answer {
         None => Ok(true),

@@ -9,12 +9,15 @@ mod etcd;
 mod native;
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::etcd::KeepAlives;
 use crate::cluster::{Standing, System};
-use crate::failure::{Result, wrong};
-use crate::plan::VALUE_BYTES;
+use crate::failure::{Failure, Result, call, wrong};
+use crate::plan::{LEASE_TTL, VALUE_BYTES};
+use crate::works::discovery;
 
 /// One connection.
 #[derive(Clone)]
@@ -43,14 +46,33 @@ pub enum Service {
     Lease,
     /// Watches.
     Watch,
+    /// Locks.
+    Lock,
 }
 
-/// A watch of one key.
+/// A watch of one key, or of one service.
 pub enum Watcher {
     /// On etcd's wire.
     Etcd(Box<etcd::EtcdWatch>),
     /// Quorate's client.
     Native(native::NativeWatch),
+    /// The keys of a service, on etcd's wire.
+    EtcdService(Box<etcd::EtcdWatch>),
+    /// A service, with Quorate's client.
+    NativeService(native::NativeServiceWatch),
+}
+
+/// Who takes locks.
+pub enum Locker {
+    /// On etcd's wire.
+    Etcd {
+        /// Of the contender.
+        lease: i64,
+        /// The contender's key.
+        held: Option<Bytes>,
+    },
+    /// Quorate's client.
+    Native(native::NativeLocker),
 }
 
 /// Runs the call on whichever client it is.
@@ -103,14 +125,94 @@ impl Connection {
         }
     }
 
-    /// Grants a lease; its id.
-    pub async fn grant(&self) -> Result<i64> {
-        either!(self, wire => wire.grant())
+    /// Grants a lease that nobody keeps alive; its id.
+    pub async fn grant(&self, ttl: Duration) -> Result<i64> {
+        either!(self, wire => wire.grant(ttl))
+    }
+
+    /// How many leases there are.
+    pub async fn leases(&self) -> Result<usize> {
+        either!(self, wire => wire.leases())
+    }
+
+    /// A stream of keep-alives. Quorate's own client keeps its leases alive by itself, and has none.
+    pub async fn keep_alives(&self) -> Result<KeepAlives> {
+        match self {
+            Self::Etcd(wire) => wire.keep_alives().await,
+            Self::Native(_) => {
+                wrong("a client that keeps leases alive by itself was asked for a stream of keep-alives")
+            }
+        }
+    }
+
+    /// Who takes locks with a lease of its own.
+    pub async fn locker(&self) -> Result<Locker> {
+        Ok(match self {
+            Self::Etcd(wire) => Locker::Etcd { lease: wire.grant(LEASE_TTL).await?, held: None },
+            Self::Native(wire) => Locker::Native(wire.locker().await?),
+        })
+    }
+
+    /// Waits until the lock is held.
+    pub async fn lock(&self, name: Bytes, locker: &mut Locker) -> Result<()> {
+        match (self, locker) {
+            (Self::Etcd(wire), Locker::Etcd { lease, held }) => *held = Some(wire.lock(name, *lease).await?),
+            (Self::Native(wire), Locker::Native(locker)) => wire.lock(name, locker).await?,
+            _ => return wrong("a lock is taken by another client"),
+        }
+        Ok(())
+    }
+
+    /// Gives up what is held.
+    pub async fn unlock(&self, locker: &mut Locker) -> Result<()> {
+        match (self, locker) {
+            (Self::Etcd(wire), Locker::Etcd { held, .. }) => match held.take() {
+                Some(key) => wire.unlock(key).await,
+                None => wrong("nothing is held"),
+            },
+            (Self::Native(_), Locker::Native(locker)) => locker.unlock().await,
+            _ => wrong("a lock is given up by another client"),
+        }
     }
 
     /// Writes many keys in one transaction.
     pub async fn fill(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<()> {
         either!(self, wire => wire.fill(pairs))
+    }
+
+    /// Registers an instance of a service, and deregisters it.
+    pub async fn come_and_go(&self, service: &str, id: &str) -> Result<()> {
+        match self {
+            Self::Etcd(wire) => {
+                let lease = wire.grant(LEASE_TTL).await?;
+                wire.put(discovery::key(service, id), discovery::document(1), lease).await?;
+                wire.revoke(lease).await
+            }
+            Self::Native(wire) => wire.come_and_go(service, id).await,
+        }
+    }
+
+    /// How many instances of a service there are.
+    pub async fn resolve(&self, service: &str) -> Result<usize> {
+        match self {
+            Self::Etcd(wire) => {
+                let (from, end) = (discovery::key(service, ""), Bytes::from(format!("/services/{service}0")));
+                let (found, _) = wire.range(from, end, 0).await?;
+                usize::try_from(found).map_err(call("counting instances"))
+            }
+            Self::Native(wire) => wire.resolve(service).await,
+        }
+    }
+
+    /// Watches a service, or its keys, from now on.
+    pub async fn watch_service(&self, service: &str) -> Result<Watcher> {
+        Ok(match self {
+            Self::Etcd(wire) => {
+                let (from, end) = (discovery::key(service, ""), Bytes::from(format!("/services/{service}0")));
+                Watcher::EtcdService(Box::new(wire.watch_range(from, end).await?))
+            }
+            Self::Native(wire) => Watcher::NativeService(wire.watch_service(service).await?),
+        })
     }
 
     /// Compacts history before `revision`.
@@ -128,10 +230,24 @@ impl Connection {
 }
 
 impl Watcher {
-    /// Values of the next events; at least one.
-    pub async fn next(&mut self) -> Result<Vec<Bytes>> {
-        either!(self, watch => watch.next())
+    /// What counts in the values of the next events; at least one.
+    pub async fn next(&mut self) -> Result<Vec<u64>> {
+        let counted = |values: Vec<Bytes>| {
+            let number = |value: Bytes| value.first_chunk().map_or(0, |number| u64::from_be_bytes(*number));
+            values.into_iter().map(number).collect()
+        };
+        match self {
+            Self::Etcd(watch) => Ok(counted(watch.next().await?)),
+            Self::Native(watch) => Ok(counted(watch.next().await?)),
+            Self::EtcdService(watch) => watch.next().await?.iter().map(|document| weight_of(document)).collect(),
+            Self::NativeService(watch) => watch.next().await,
+        }
     }
+}
+
+fn weight_of(document: &[u8]) -> Result<u64> {
+    let document: serde_json::Value = serde_json::from_slice(document).map_err(call("reading a document"))?;
+    document["weight"].as_u64().ok_or_else(|| Failure::Wrong("a document has no weight".to_owned()))
 }
 
 /// What a member says of itself.
@@ -145,7 +261,7 @@ pub async fn standing(system: System, address: SocketAddrV4) -> Result<Standing>
 /// Which parts of etcd's wire the member at this address serves.
 pub async fn served(address: SocketAddrV4) -> Result<Vec<Service>> {
     let mut served = Vec::new();
-    for service in [Service::Kv, Service::Lease, Service::Watch] {
+    for service in [Service::Kv, Service::Lease, Service::Watch, Service::Lock] {
         if etcd::is_served(service, address).await? {
             served.push(service);
         }

@@ -4,10 +4,14 @@
 //! - Each client knows one member only, so it is one connection and never goes elsewhere.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use quorate::{Client, Compare, LeaseId, Op, Relation, Revision, Txn, WatchStream};
+use quorate::{
+    Client, Compare, Instance, LeaseGuard, LeaseId, LockGuard, Op, Relation, Revision, ServiceChange, ServiceWatch,
+    Txn, WatchStream,
+};
 use quorate_proto::v1::StatusRequest;
 use quorate_proto::v1::admin_client::AdminClient;
 use tonic::transport::Endpoint;
@@ -19,6 +23,15 @@ use crate::plan::{LEASE_TTL, PATIENCE};
 /// One connection.
 #[derive(Clone)]
 pub struct Native(Client);
+
+/// One watch of a service.
+pub struct NativeServiceWatch(ServiceWatch);
+
+/// Who takes locks.
+pub struct NativeLocker {
+    session: LeaseGuard,
+    held: Option<LockGuard>,
+}
 
 /// One watch.
 pub struct NativeWatch(WatchStream);
@@ -60,9 +73,42 @@ impl Native {
         Ok(())
     }
 
-    pub async fn grant(&self) -> Result<i64> {
-        let granted = self.0.lease(LEASE_TTL).grant_unattended().await.map_err(call("lease grant"))?;
+    pub async fn grant(&self, ttl: Duration) -> Result<i64> {
+        let granted = self.0.lease(ttl).grant_unattended().await.map_err(call("lease grant"))?;
         Ok(granted.id.get())
+    }
+
+    pub async fn come_and_go(&self, service: &str, id: &str) -> Result<()> {
+        let instance = Instance::new(service, id).address("127.0.0.1").port(8080).metadata("rest", "x".repeat(150));
+        let registration = self.0.register(instance).await.map_err(call("register"))?;
+        let was_there = registration.deregister().await.map_err(call("deregister"))?;
+        if was_there { Ok(()) } else { wrong("an instance was gone before it was deregistered") }
+    }
+
+    pub async fn resolve(&self, service: &str) -> Result<usize> {
+        Ok(self.0.service(service).resolve().await.map_err(call("resolve"))?.instances.len())
+    }
+
+    pub async fn watch_service(&self, service: &str) -> Result<NativeServiceWatch> {
+        let mut watch = NativeServiceWatch(self.0.service(service).watch());
+        // The snapshot: what comes after it is new.
+        watch.change().await?;
+        Ok(watch)
+    }
+
+    pub async fn leases(&self) -> Result<usize> {
+        Ok(self.0.leases().await.map_err(call("listing leases"))?.len())
+    }
+
+    pub async fn locker(&self) -> Result<NativeLocker> {
+        let session = self.0.lease(LEASE_TTL).grant().await.map_err(call("lease grant"))?;
+        Ok(NativeLocker { session, held: None })
+    }
+
+    pub async fn lock(&self, name: Bytes, locker: &mut NativeLocker) -> Result<()> {
+        let lock = self.0.lock(name).session(&locker.session);
+        locker.held = Some(lock.acquire().await.map_err(call("lock"))?);
+        Ok(())
     }
 
     pub async fn compact(&self, revision: i64) -> Result<()> {
@@ -72,6 +118,29 @@ impl Native {
 
     pub async fn watch(&self, key: Bytes) -> Result<NativeWatch> {
         Ok(NativeWatch(self.0.watch(key).start().await.map_err(call("watch"))?))
+    }
+}
+
+impl NativeLocker {
+    pub async fn unlock(&mut self) -> Result<()> {
+        match self.held.take() {
+            Some(guard) => guard.release().await.map_err(call("unlock")),
+            None => wrong("nothing is held"),
+        }
+    }
+}
+
+impl NativeServiceWatch {
+    async fn change(&mut self) -> Result<ServiceChange> {
+        match self.0.next().await {
+            Some(change) => change.map_err(call("watching a service")),
+            None => wrong("a watch of a service ended"),
+        }
+    }
+
+    /// Weights of what changed.
+    pub async fn next(&mut self) -> Result<Vec<u64>> {
+        Ok(self.change().await?.changed.iter().map(|instance| u64::from(instance.weight)).collect())
     }
 }
 

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use crate::failure::Result;
 use crate::keys::{Values, own_key, random};
 use crate::load::Caller;
+use crate::plan::LEASE_TTL;
 use crate::wire::Connection;
 
 struct LeasePut {
@@ -24,7 +25,7 @@ pub fn lease_put(round: usize, caller: usize) -> Box<dyn Caller> {
 impl Caller for LeasePut {
     fn step<'a>(&'a mut self, connection: &'a Connection) -> BoxFuture<'a, Result<()>> {
         Box::pin(async {
-            let lease = connection.grant().await?;
+            let lease = connection.grant(LEASE_TTL).await?;
             connection.put(self.key.clone(), self.values.fresh(), lease).await?;
             Ok(())
         })

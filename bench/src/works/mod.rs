@@ -3,16 +3,19 @@
 //! Invariants:
 //! - Rounds of a work alternate between etcd and Quorate, forwards and backwards, so that what disturbs the machine
 //!   disturbs both.
-//! - Restarting and killing have clusters of their own; all else runs on one pair, so that "after all works" is after
-//!   all of those.
+//! - Restarting, killing and many leases have clusters of their own; all else runs on one pair, so that "after all
+//!   works" is after all of those.
 //! - An election that the load brought about is counted: none is expected.
 
 mod compaction;
+pub mod discovery;
 mod failover;
 mod lease;
+mod lock;
 mod point;
 mod range;
 mod restart;
+mod sessions;
 mod watch;
 
 use crate::cluster::Places;
@@ -26,12 +29,15 @@ use crate::wire::Service;
 /// Names of works that are no closed loop of callers.
 pub const WATCH: &str = "watch-1000";
 /// See [`WATCH`].
+pub const WATCH_SERVICE: &str = "watch-service-1000";
+/// See [`WATCH`].
 pub const MEMORY: &str = "memory";
 /// The row of elections during load; not a work.
 pub const ELECTIONS: &str = "elections";
 pub use compaction::NAME as COMPACTION;
 pub use failover::NAME as FAILOVER;
 pub use restart::NAME as RESTART;
+pub use sessions::{EXPIRY, KEEP_ALIVES};
 
 /// A work of callers in a closed loop.
 struct Steady {
@@ -41,7 +47,7 @@ struct Steady {
     caller: fn(usize, usize) -> Box<dyn Caller>,
 }
 
-const STEADY: [Steady; 11] = [
+const STEADY: [Steady; 15] = [
     Steady { name: "put-1", callers: 1, needs: Service::Kv, caller: point::put },
     Steady { name: "put-64", callers: 64, needs: Service::Kv, caller: point::put },
     Steady { name: "put-512", callers: 512, needs: Service::Kv, caller: point::put },
@@ -52,12 +58,20 @@ const STEADY: [Steady; 11] = [
     Steady { name: "range-100-64", callers: 64, needs: Service::Kv, caller: range::untouched },
     Steady { name: "range-100-overwritten-64", callers: 64, needs: Service::Kv, caller: range::overwritten },
     Steady { name: "lease-put-64", callers: 64, needs: Service::Lease, caller: lease::lease_put },
+    Steady { name: "lock-1", callers: 1, needs: Service::Lock, caller: lock::alone },
+    Steady { name: "lock-contended-64", callers: 64, needs: Service::Lock, caller: lock::contended },
+    Steady { name: "register-64", callers: 64, needs: Service::Lease, caller: discovery::register },
+    Steady { name: "resolve-64", callers: 64, needs: Service::Kv, caller: discovery::resolve },
     Steady { name: "mixed-90-10-64", callers: 64, needs: Service::Kv, caller: point::mixed },
 ];
 
 /// Names of all works, in the order in which they run.
 pub fn names() -> Vec<&'static str> {
-    STEADY.iter().map(|work| work.name).chain([WATCH, COMPACTION, MEMORY, FAILOVER, RESTART]).collect()
+    STEADY
+        .iter()
+        .map(|work| work.name)
+        .chain([WATCH, WATCH_SERVICE, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART])
+        .collect()
 }
 
 /// Which works run.
@@ -81,10 +95,16 @@ impl Selection {
 
 /// Runs what is selected. Works that are done are in `figures` also when a later one fails; of that, nothing is.
 pub async fn run(places: &Places, plan: &Plan, selection: &Selection, figures: &mut Figures) -> Result<()> {
-    let own_stage = [FAILOVER, RESTART];
+    let own_stage = [KEEP_ALIVES, EXPIRY, FAILOVER, RESTART];
     if selection.0.iter().any(|name| !own_stage.contains(&name.as_str())) {
         let stage = Stage::usual(places).await?;
         on_one_stage(&stage, plan, selection, figures).await?;
+    }
+    if selection.has(KEEP_ALIVES) || selection.has(EXPIRY) {
+        eprintln!("bench: {KEEP_ALIVES} and {EXPIRY}, {} leases", plan.leases);
+        let (stage, mut own) = (Stage::usual(places).await?, Figures::default());
+        sessions::run(&stage, plan, &mut own).await?;
+        figures.append(own);
     }
     if selection.has(FAILOVER) {
         eprintln!("bench: {FAILOVER}");
@@ -114,11 +134,13 @@ async fn on_one_stage(stage: &Stage, plan: &Plan, selection: &Selection, figures
         })
         .await?;
     }
-    if selection.has(WATCH) {
-        rounds(stage, plan, (WATCH, Service::Watch), figures, async |lane, round| {
-            watch::run(lane, stage.cluster(lane.subject), round, plan.warm_up, plan.measured).await
-        })
-        .await?;
+    for (name, what) in [(WATCH, watch::What::Key), (WATCH_SERVICE, watch::What::Service)] {
+        if selection.has(name) {
+            rounds(stage, plan, (name, Service::Watch), figures, async |lane, round| {
+                watch::run(lane, stage.cluster(lane.subject), round, plan.warm_up, plan.measured, what).await
+            })
+            .await?;
+        }
     }
     if selection.has(COMPACTION) {
         eprintln!("bench: {COMPACTION}, {} revisions", plan.compacted_revisions);

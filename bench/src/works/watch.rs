@@ -1,4 +1,4 @@
-//! The watch work: one writer, a thousand streams that watch its key.
+//! The watch works: one writer, a thousand streams that watch its key, or a service whose one instance it changes.
 //!
 //! An operation is one event delivered to one watcher; what is timed is a whole fan-out, from the put to the last
 //! watcher. The next put goes when all have the last one, so no system can gather several events into one message.
@@ -24,9 +24,46 @@ use crate::load::Window;
 use crate::plan::{PATIENCE, WATCHERS};
 use crate::stage::Lane;
 use crate::wire::Watcher;
+use crate::works::discovery;
 
 /// Watches that are created at a time.
 const OPENING: usize = 32;
+
+/// The service with one instance.
+const SERVICE: &str = "bench-watched";
+
+/// What is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A key.
+    Key,
+    /// A service.
+    Service,
+}
+
+/// What the writer writes.
+struct Source {
+    what: What,
+    values: Values,
+    count: u64,
+}
+
+impl Source {
+    fn key(&self) -> Bytes {
+        match self.what {
+            What::Key => own_key("watch", 0),
+            What::Service => discovery::key(SERVICE, "one"),
+        }
+    }
+
+    fn next(&mut self) -> Bytes {
+        self.count += 1;
+        match self.what {
+            What::Key => self.values.fresh(),
+            What::Service => discovery::document(self.count),
+        }
+    }
+}
 
 struct Delivered {
     events: AtomicU64,
@@ -40,12 +77,22 @@ pub async fn run(
     round: usize,
     warm_up: Duration,
     measured: Duration,
+    what: What,
 ) -> Result<Window> {
-    let mut values = Values::new(&mut random(round, 0));
-    let key = own_key("watch", 0);
+    let mut source = Source { what, values: Values::new(&mut random(round, 0)), count: 0 };
+    let key = source.key();
+    if what == What::Service {
+        // From the same beginning in every round.
+        lane.connections[0].put(key.clone(), discovery::document(u64::from(u16::MAX)), 0).await?;
+    }
     let opened = stream::iter(0..WATCHERS).map(|i| {
         let (connection, key) = (&lane.connections[i % lane.connections.len()], key.clone());
-        async move { connection.watch(key).await }
+        async move {
+            match what {
+                What::Key => connection.watch(key).await,
+                What::Service => connection.watch_service(SERVICE).await,
+            }
+        }
     });
     let watchers: Vec<Watcher> = opened.buffer_unordered(OPENING).try_collect().await?;
     let delivered = Arc::new(Delivered { events: AtomicU64::new(0), round: Notify::new() });
@@ -53,7 +100,7 @@ pub async fn run(
     for watcher in watchers {
         watching.spawn(watch(watcher, Arc::clone(&delivered)));
     }
-    let writer = write(lane, cluster, &key, &mut values, &delivered, warm_up, measured);
+    let writer = write(lane, cluster, &mut source, &delivered, warm_up, measured);
     let first_end = async { watching.join_next().await };
     match select(Box::pin(writer), Box::pin(first_end)).await {
         Either::Left((window, _)) => window,
@@ -66,8 +113,7 @@ pub async fn run(
 async fn watch(mut watcher: Watcher, delivered: Arc<Delivered>) -> Result<()> {
     let mut last = 0;
     loop {
-        for value in watcher.next().await? {
-            let number = value.first_chunk().map_or(0, |number| u64::from_be_bytes(*number));
+        for number in watcher.next().await? {
             if number != last + 1 {
                 return wrong(format!("a watcher saw value {number} after {last}"));
             }
@@ -83,8 +129,7 @@ async fn watch(mut watcher: Watcher, delivered: Arc<Delivered>) -> Result<()> {
 async fn write(
     lane: &Lane,
     cluster: &Cluster,
-    key: &Bytes,
-    values: &mut Values,
+    source: &mut Source,
     delivered: &Delivered,
     warm_up: Duration,
     measured: Duration,
@@ -94,7 +139,7 @@ async fn write(
         let connection = &lane.connections[turn % lane.connections.len()];
         turn += 1;
         let begun = Instant::now();
-        connection.put(key.clone(), values.fresh(), 0).await?;
+        connection.put(source.key(), source.next(), 0).await?;
         let all = timeout(PATIENCE, delivered.round.notified()).await;
         if all.is_err() {
             return wrong("an event has not reached all watchers");

@@ -58,8 +58,8 @@ Examples:
   quorate put /config/db/url postgres://db:5432
   quorate put /config/logo @logo.png
   date | quorate put /last-run -
-  quorate put /services/web/1 10.0.0.7:80 --ttl 30s        gone 30 s later
-  quorate put /services/web/1 10.0.0.7:80 --lease 6f3a…    gone when the lease ends
+  quorate put /workers/7 10.0.0.7:80 --ttl 30s        gone 30 s later
+  quorate put /workers/7 10.0.0.7:80 --lease 6f3a…    gone when the lease ends
   quorate put /config/db/url x --if-revision 42            only if nobody changed it since
   quorate put /queue/job data --sequential                 prints the key that was made";
 

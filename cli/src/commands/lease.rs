@@ -21,7 +21,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 pub const EXAMPLES: &str = "\
 Examples:
   quorate lease grant 30s
-  quorate put /services/web/1 10.0.0.7:80 --lease 6f3a9c0000000001
+  quorate put /workers/7 10.0.0.7:80 --lease 6f3a9c0000000001
   quorate lease keep-alive 6f3a9c0000000001
   quorate lease ttl 6f3a9c0000000001 --keys
   quorate lease revoke 6f3a9c0000000001";

@@ -1,20 +1,24 @@
 //! One file for each verb, or for a family of verbs, and the way from arguments to them.
 //!
 //! Invariants:
-//! - A client verb ends at Ctrl-C with exit code 130; `serve` and `demo` handle signals themselves, because they have
-//!   something to clean up.
+//! - A client verb ends at Ctrl-C with exit code 130; `serve`, `demo`, `lock`, `elect` and `service register` handle signals
+//!   themselves, because they have something to clean up.
 
 pub mod compact;
 pub mod completions;
 pub mod demo;
+pub mod elect;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod member;
 pub mod serve;
+pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod tree;
 pub mod txn;
+pub mod under;
 pub mod watch;
 
 use std::future::Future;
@@ -32,6 +36,12 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Snapshot(snapshot::SnapshotCommand::Restore(args)) => snapshot::restore(&args, output),
         Command::Demo(args) => block_on(demo::run(args, output)),
+        Command::Lock(args) => block_on(lock::run(*args, &Connection::new(&cli.global), output)),
+        Command::Elect(args) => block_on(elect::run(*args, &Connection::new(&cli.global), output)),
+        Command::Service(service::ServiceCommand::Register(args)) => {
+            let connection = Connection::new(&cli.global);
+            block_on(async { service::register(*args, &connection.open()?, output).await })
+        }
         command => {
             let connection = Connection::new(&cli.global);
             block_on(until_interrupted(client_verb(command, connection, output)))
@@ -52,6 +62,7 @@ async fn client_verb(command: Command, connection: Connection, output: Output) -
         Command::Watch(args) => watch::run(args, &connection.open()?, output).await,
         Command::Txn(args) => txn::run(args, &connection, output).await,
         Command::Lease(command) => lease::run(command, &connection.open()?, output).await,
+        Command::Service(command) => service::run(command, &connection.open()?, output).await,
         Command::Member(command) => member::run(command, &connection.open()?, output).await,
         Command::Status(args) => status::run(args, &connection, output).await,
         Command::Snapshot(snapshot::SnapshotCommand::Save(args)) => {
@@ -59,7 +70,12 @@ async fn client_verb(command: Command, connection: Connection, output: Output) -
         }
         Command::Compact(args) => compact::run(args, &connection.open()?, output).await,
         // Not for clients; `run` has dealt with them.
-        Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Snapshot(_) => Ok(()),
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Completions(_)
+        | Command::Snapshot(_)
+        | Command::Lock(_)
+        | Command::Elect(_) => Ok(()),
     }
 }
 

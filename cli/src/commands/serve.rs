@@ -144,7 +144,7 @@ fn configuration(args: &ServeArgs, environment: impl Iterator<Item = (OsString, 
     let mut variables = Vec::new();
     for (name, value) in environment {
         let Ok(name) = name.into_string() else { continue };
-        if !name.starts_with("QUORATE_") || is_of_kubernetes(&name) {
+        if !name.starts_with("QUORATE_") || is_of_kubernetes(&name) || is_of_a_hold(&name) {
             continue;
         }
         let value = value.into_string().map_err(|_| Failure::Usage(format!("the value of {name} is not UTF-8")))?;
@@ -155,6 +155,11 @@ fn configuration(args: &ServeArgs, environment: impl Iterator<Item = (OsString, 
         settings.read_file(file).map_err(refused)?;
     }
     settings.resolve().map_err(refused)
+}
+
+/// A member may be started by `quorate lock` or `quorate elect`, which say so in variables.
+fn is_of_a_hold(name: &str) -> bool {
+    name.starts_with("QUORATE_LOCK_") || name.starts_with("QUORATE_ELECTION_")
 }
 
 /// Kubernetes gives every container variables named after every service; one named `quorate` makes `QUORATE_PORT` and

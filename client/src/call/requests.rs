@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - A request with an id slot is [`Safety::Id`]; of the others, those that change nothing are [`Safety::Read`].
+//! - Only what ends in the same state however often it is sent is [`Safety::Same`].
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub(crate) enum Safety {
     Read,
     /// Nothing, because the cluster knows its id.
     Id,
+    /// Nothing more than sending it once does, although it writes and has no id.
+    Same,
     /// It may do its work twice.
     Once,
 }
@@ -141,6 +144,15 @@ calls! {
     cluster.member_promote, MemberPromoteRequest => MemberPromoteResponse, Once;
     cluster.member_remove, MemberRemoveRequest => MemberRemoveResponse, Once;
     cluster.transfer_leader, TransferLeaderRequest => TransferLeaderResponse, Once;
+    lock.downgrade, DowngradeRequest => DowngradeResponse, Same;
+    lock.describe, DescribeLockRequest => DescribeLockResponse, Read;
+    lock.force_release, ForceReleaseRequest => ForceReleaseResponse, Same;
+    election.leader, LeaderRequest => LeaderResponse, Read;
+    discovery.resolve, ResolveRequest => ResolveResponse, Read;
+    discovery.services, ServicesRequest => ServicesResponse, Read;
+    discovery.deregister, DeregisterRequest => DeregisterResponse, Same;
+    discovery.report_health, ReportHealthRequest => ReportHealthResponse, Same;
+    discovery.set_maintenance, SetMaintenanceRequest => SetMaintenanceResponse, Same;
     admin.status, StatusRequest => StatusResponse, Read;
     admin.digest, DigestRequest => DigestResponse, Read;
 }

@@ -100,7 +100,11 @@ fn reason_of(kind: v1::error_detail::Kind) -> Reason {
         Kind::Membership => Reason::Membership,
         Kind::StateVersion => Reason::StateVersion,
         Kind::Unimplemented => Reason::Unimplemented,
-        Kind::LockBusy | Kind::LockLost | Kind::LockConflict | Kind::InstanceNotFound => Reason::Precondition,
+        Kind::LockBusy => Reason::LockBusy,
+        Kind::LockLost => Reason::LockLost,
+        Kind::LockConflict => Reason::LockConflict,
+        Kind::InstanceNotFound => Reason::InstanceNotFound,
+        Kind::InstanceExists => Reason::InstanceExists,
         Kind::Internal | Kind::Unspecified => Reason::Internal,
     }
 }

@@ -18,8 +18,8 @@ use crate::error::{Error, Lost, Result};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the guard and the keeper share of one lease.
-pub(super) struct Hold {
-    pub(super) id: LeaseId,
+pub(crate) struct Hold {
+    pub(crate) id: LeaseId,
     until: Mutex<(Duration, BootInstant)>,
     lost: watch::Sender<Option<Lost>>,
 }
@@ -29,7 +29,7 @@ impl Hold {
         self.until.lock().0
     }
 
-    pub(super) fn until(&self) -> BootInstant {
+    pub(crate) fn until(&self) -> BootInstant {
         self.until.lock().1
     }
 
@@ -51,11 +51,24 @@ impl Hold {
     }
 
     /// Whether it is lost, by what was heard or by the clock.
-    pub(super) fn lost(&self) -> Option<Lost> {
+    pub(crate) fn lost(&self) -> Option<Lost> {
         if self.until().left() == Duration::ZERO {
             self.lose(Lost::NotConfirmed);
         }
         *self.lost.borrow()
+    }
+
+    /// Completes when it is lost.
+    pub(crate) async fn until_lost(&self) -> Lost {
+        let mut heard = self.lost.subscribe();
+        loop {
+            if let Some(reason) = self.lost() {
+                return reason;
+            }
+            let look = self.until().left().min(LOOK_EVERY);
+            // Time out or change: both are seen at the top.
+            let _ = tokio::time::timeout(look, heard.changed()).await;
+        }
     }
 }
 
@@ -139,15 +152,7 @@ impl LeaseGuard {
     /// # async fn example(session: quorate::LeaseGuard) { println!("{}", session.lost().await); }
     /// ```
     pub async fn lost(&self) -> Lost {
-        let mut heard = self.hold.lost.subscribe();
-        loop {
-            if let Some(reason) = self.hold.lost() {
-                return reason;
-            }
-            let look = self.hold.until().left().min(LOOK_EVERY);
-            // Time out or change: both are seen at the top.
-            let _ = tokio::time::timeout(look, heard.changed()).await;
-        }
+        self.hold.until_lost().await
     }
 
     /// Ends the lease and deletes its keys, in one revision. Answers how many. If this future is dropped, the lease is
@@ -174,6 +179,11 @@ impl LeaseGuard {
     pub fn leave(mut self) -> LeaseId {
         self.release();
         self.hold.id
+    }
+
+    /// What it shares with the keeper, for what depends on the lease.
+    pub(crate) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     fn release(&mut self) {

@@ -12,26 +12,40 @@ use super::errors::Refusal;
 use super::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 /// At most so much is kept back.
-const MARGIN_MAX: Duration = Duration::from_millis(50);
+pub const MARGIN_MAX: Duration = Duration::from_millis(50);
 
 /// When the request whose metadata this is must be answered.
 pub fn of_request(metadata: &MetadataMap) -> Result<Instant, Refusal> {
-    let timeout = match metadata.get("grpc-timeout") {
-        None => DEADLINE_DEFAULT,
-        Some(text) => {
-            let text = text.to_str().ok();
-            text.and_then(parse).ok_or_else(|| {
-                Refusal::invalid("grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n; see the gRPC protocol")
-            })?
-        }
-    };
-    Ok(after(timeout))
+    Ok(after(timeout(metadata)?.unwrap_or(DEADLINE_DEFAULT)))
+}
+
+/// The same for a request that may wait as long as its caller does; `None`: as long as it takes.
+pub fn of_wait(metadata: &MetadataMap) -> Result<Option<Instant>, Refusal> {
+    let timeout = timeout(metadata)?;
+    Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(kept_back(timeout)))))
+}
+
+fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Refusal> {
+    let Some(text) = metadata.get("grpc-timeout") else { return Ok(None) };
+    let timeout = text.to_str().ok().and_then(parse).ok_or_else(|| {
+        Refusal::invalid("grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n; see the gRPC protocol")
+    })?;
+    Ok(Some(timeout))
+}
+
+/// The deadline of what nobody has named one for.
+pub fn default() -> Instant {
+    after(DEADLINE_DEFAULT)
 }
 
 /// The deadline of what may take `timeout` from now.
 pub fn after(timeout: Duration) -> Instant {
     let timeout = timeout.min(DEADLINE_MAX);
-    Instant::now() + timeout.saturating_sub((timeout / 10).min(MARGIN_MAX))
+    Instant::now() + timeout.saturating_sub(kept_back(timeout))
+}
+
+fn kept_back(timeout: Duration) -> Duration {
+    (timeout / 10).min(MARGIN_MAX)
 }
 
 fn parse(text: &str) -> Option<Duration> {

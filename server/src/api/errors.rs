@@ -14,6 +14,8 @@ use quorate_state::view::ReadError;
 use tonic::{Code, Status};
 
 use crate::error::{ConsensusError, Happened};
+use crate::recipes::RecipeError;
+use crate::recipes::discovery::DiscoveryError;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,6 +180,38 @@ impl From<ReadError> for Refusal {
             // Also what a view gets whose store was replaced by a snapshot: another try reads the new one.
             ReadError::Fault(_) => Self::new(Code::Unavailable, Kind::MemberFailed, Happened::No, text),
         }
+    }
+}
+
+impl From<RecipeError> for Refusal {
+    /// A lock that is busy, or that does not go together with what was asked, is `FAILED_PRECONDITION`: nothing comes of
+    /// trying again at once. A hold that was lost is `ABORTED`: begin anew.
+    fn from(error: RecipeError) -> Self {
+        let (code, kind) = match error {
+            RecipeError::Trouble(trouble) => return trouble.into(),
+            RecipeError::Busy { .. } => (Code::FailedPrecondition, Kind::LockBusy),
+            RecipeError::Conflict(_) => (Code::FailedPrecondition, Kind::LockConflict),
+            RecipeError::Lost { .. } => (Code::Aborted, Kind::LockLost),
+        };
+        Self::new(code, kind, Happened::No, error.to_string())
+    }
+}
+
+impl From<DiscoveryError> for Refusal {
+    fn from(error: DiscoveryError) -> Self {
+        let text = error.to_string();
+        let (code, kind) = match error {
+            DiscoveryError::Trouble(trouble) => return trouble.into(),
+            DiscoveryError::Refused(refusal) => return refusal,
+            DiscoveryError::Invalid(_) => (Code::InvalidArgument, Kind::InvalidArgument),
+            DiscoveryError::TooLarge(_) => (Code::InvalidArgument, Kind::TooLarge),
+            DiscoveryError::NotFound { .. } => (Code::NotFound, Kind::InstanceNotFound),
+            DiscoveryError::Exists { .. } => (Code::AlreadyExists, Kind::InstanceExists),
+            DiscoveryError::Malformed { .. } => (Code::FailedPrecondition, Kind::Precondition),
+            DiscoveryError::Contended { .. } => (Code::Aborted, Kind::Precondition),
+            DiscoveryError::Unavailable(_) => (Code::Unavailable, Kind::NoQuorum),
+        };
+        Self::new(code, kind, Happened::No, text)
     }
 }
 

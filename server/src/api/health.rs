@@ -52,7 +52,7 @@ pub fn service(hub: &Arc<Hub>) -> HealthServer<HealthDoor> {
 pub struct HealthDoor(Arc<Hub>);
 
 fn is_known(service: &str) -> bool {
-    let known = ["Kv", "Batch", "Watch", "Lease", "Cluster", "Admin"];
+    let known = ["Kv", "Batch", "Watch", "Lease", "Lock", "Election", "Discovery", "Cluster", "Admin"];
     service.is_empty() || service.strip_prefix("quorate.v1.").is_some_and(|name| known.contains(&name))
 }
 

@@ -42,3 +42,15 @@ pub const DEADLINE_MAX: Duration = Duration::from_mins(5);
 pub const MESSAGE_EXTRA_BYTES: usize = 1 << 16;
 /// How long a change of membership may take when the caller names no deadline: a learner has to catch up.
 pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_mins(1);
+/// Permits of one lock.
+pub const PERMITS_MAX: u32 = 1_000_000;
+/// Bytes of the owner of a contender.
+pub const OWNER_BYTES_MAX: usize = 256;
+/// Bytes of the metadata of a contender.
+pub const METADATA_BYTES_MAX: usize = 4_096;
+/// Waiters that a description of a lock names, when nothing is asked for.
+pub const WAITERS_DEFAULT: usize = 100;
+/// The same at most.
+pub const WAITERS_MAX: usize = 10_000;
+/// Time to live, in ms, of a lease that is made for a contender when none is asked for.
+pub const CONTENDER_TTL_MS: u64 = 60_000;

@@ -8,6 +8,7 @@
 mod convert;
 mod cursor;
 mod deadline;
+pub mod dns;
 mod errors;
 mod etcd;
 mod health;
@@ -20,6 +21,9 @@ mod validate;
 mod validate_txn;
 mod watches;
 
-pub use errors::Refusal;
+pub(crate) use deadline::{MARGIN_MAX as DEADLINE_MARGIN, default as deadline_default};
+pub use errors::{Refusal, Trouble};
 pub use health::watch_contact;
-pub use rooms::{Identity, Rooms};
+pub(crate) use rooms::odd;
+pub use rooms::{Identity, Rooms, StoreView, Weight, Written};
+pub use validate::mint_lease;

@@ -18,14 +18,19 @@ use quorate_state::view::{ReadError, View};
 use tokio::time::Instant;
 
 use super::errors::{Refusal, Trouble};
+use super::limits::DEADLINE_DEFAULT;
 use super::request_ids::RequestIds;
 use crate::config::Limits;
 use crate::consensus::Consensus;
-use crate::error::ConsensusError;
+use crate::error::{ConsensusError, Happened};
+use crate::recipes::Lines;
 use crate::store_rocks::RocksStore;
 use crate::sync::watch;
 use crate::tasks::{Tasks, Work};
 use crate::watch::{ConsensusHistory, Hub, OnContactLoss, Pumps, Session};
+
+/// Before a write whose outcome is not known is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A view of this member's store.
 pub type StoreView<'a> = View<<RocksStore as Store>::Snapshot<'a>>;
@@ -53,6 +58,8 @@ pub struct Rooms {
     pub election_timeout: Duration,
     /// The table of tasks.
     pub tasks: Tasks,
+    /// The locks and elections that are waited for here.
+    pub lines: Arc<Lines>,
     ids: RequestIds,
     pumps: Pumps,
     closing: watch::Sender<bool>,
@@ -97,6 +104,7 @@ impl Rooms {
             limits,
             election_timeout,
             tasks,
+            lines: Arc::default(),
             ids: RequestIds::default(),
             pumps: Pumps::default(),
             closing: watch::Sender::new(false),
@@ -113,6 +121,11 @@ impl Rooms {
         let history = Arc::new(ConsensusHistory(Arc::clone(&self.consensus)));
         let session = Session::new(Arc::clone(&self.hub), history, on_contact_loss, self.tasks.clone());
         session.woken_by(self.pumps.here(&self.tasks))
+    }
+
+    /// Whether streams are to end.
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow() || self.tasks.is_stopping()
     }
 
     /// Completes when streams are to end; to be kept and polled again and again, which costs less than to ask anew.
@@ -167,6 +180,30 @@ impl Rooms {
         let header = self.header_in_term(proposed.outcome.revision, proposed.term);
         let done = proposed.outcome.result?;
         Ok(Written { header, done, replayed: proposed.outcome.replayed, log_index: proposed.log_index })
+    }
+
+    /// Proposes a command until its outcome is known, as long as `patience` at most: what may have happened is asked for
+    /// again under the same id, which cannot make it happen twice.
+    pub async fn write_to_the_end(&self, command: Command, patience: Duration) -> Result<Written, Trouble> {
+        let minted = self.ids.mint(self.hub.log_index());
+        let end = Instant::now() + patience;
+        let mut unknown = None;
+        loop {
+            let deadline = end.min(super::deadline::after(DEADLINE_DEFAULT));
+            let error = match self.write(Some(minted.id), command.clone(), deadline).await {
+                Err(Trouble::Consensus(error)) => error,
+                done => return done,
+            };
+            if error.happened() == Happened::Unknown {
+                unknown = Some(error.clone());
+            }
+            let over = Instant::now() >= end || self.is_closing();
+            match &unknown {
+                None => return Err(error.into()),
+                Some(unknown) if over => return Err(unknown.clone().into()),
+                Some(_) => tokio::time::sleep_until(end.min(Instant::now() + RETRY_PAUSE)).await,
+            }
+        }
     }
 
     /// Waits until the local store has everything that was acknowledged before the call.

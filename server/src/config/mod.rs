@@ -15,6 +15,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hickory_proto::rr::Name;
+
+use crate::recipes::discovery::Networks;
 pub use table::{SETTINGS, Setting};
 
 /// A valid configuration of a member.
@@ -50,6 +53,12 @@ pub struct Config {
     pub watch_window_bytes: usize,
     /// Block cache shared by the member's two databases.
     pub cache_bytes: usize,
+    /// `host:port` on which names of services are answered; none: nowhere.
+    pub dns_listen: Option<String>,
+    /// The domain of those names.
+    pub dns_domain: Name,
+    /// Where health checks may connect to.
+    pub check_networks: Networks,
 }
 
 /// How an empty member begins. One that has data goes on where it was.

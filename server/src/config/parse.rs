@@ -3,10 +3,18 @@
 //! Invariants:
 //! - Every refusal names the setting as the user wrote it, its value, and what to write instead.
 
+use std::net::IpAddr;
 use std::time::Duration;
+
+use hickory_proto::rr::Name;
+use ipnet::IpNet;
 
 use super::table::{SETTINGS, Setting};
 use super::{AutoCompaction, Config, ConfigError, Limits, Settings, Source, Start, Timing};
+use crate::recipes::discovery::Networks;
+
+/// Longest domain.
+const DOMAIN_BYTES_MAX: usize = 128;
 
 /// What the table says, for those who set nothing.
 pub fn defaults() -> Config {
@@ -39,7 +47,35 @@ pub fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
         snapshot_log_bytes: settings.number("snapshot-log-bytes")?,
         watch_window_bytes: settings.size("watch-window-bytes")?,
         cache_bytes: settings.size("cache-bytes")?,
+        dns_listen: settings.optional_address("dns-listen")?,
+        dns_domain: dns_domain(settings)?,
+        check_networks: check_networks(settings)?,
     })
+}
+
+fn dns_domain(settings: &Settings) -> Result<Name, ConfigError> {
+    let refused = || settings.refuse("dns-domain", "write a domain, for example quorate or sd.example.com");
+    let text = settings.text("dns-domain");
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.is_empty() || !text.bytes().all(plain) {
+        return Err(refused());
+    }
+    let mut name = Name::from_ascii(text.to_ascii_lowercase()).map_err(|_| refused())?;
+    name.set_fqdn(true);
+    // Room for the names below it.
+    if name.is_root() || name.len() > DOMAIN_BYTES_MAX { Err(refused()) } else { Ok(name) }
+}
+
+fn check_networks(settings: &Settings) -> Result<Networks, ConfigError> {
+    let text = settings.text("check-networks");
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let network = |part: &str| {
+        let bare = || part.parse::<IpAddr>().map(IpNet::from).ok();
+        part.parse::<IpNet>().ok().or_else(bare).ok_or_else(|| {
+            settings.refuse("check-networks", &format!("{part:?} is no network; write for example 10.0.0.0/8,fc00::/7"))
+        })
+    };
+    Ok(Networks(parts.map(network).collect::<Result<_, _>>()?))
 }
 
 fn data_dir(settings: &Settings) -> Result<std::path::PathBuf, ConfigError> {

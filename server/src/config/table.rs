@@ -145,6 +145,19 @@ pub const SETTINGS: &[Setting] = &[
         (1_048_576, 68_719_476_736),
         "Block cache of the store. Raise it when reads miss and memory is there.",
     ),
+    text(
+        "dns-listen",
+        "HOST:PORT",
+        "",
+        "Where names of services are answered, over UDP and TCP; empty: nowhere. Set it to let programs find services by DNS.",
+    ),
+    text("dns-domain", "DOMAIN", "quorate", "The domain of those names: SERVICE.service.DOMAIN."),
+    text(
+        "check-networks",
+        "CIDR,...",
+        "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7",
+        "Networks that health checks may connect to; the default is private networks. Add 127.0.0.0/8 only where whoever registers may reach what listens on this machine.",
+    ),
 ];
 
 /// The name of a setting that differs from `name` in at most two places.

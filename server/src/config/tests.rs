@@ -78,6 +78,21 @@ fn a_cluster_lists_its_members() {
 }
 
 #[test]
+fn discovery_is_told_its_domain_and_where_it_may_check() {
+    let config = with(&[("dns-domain", "SD.example"), ("check-networks", "127.0.0.1, fd00::/8")]).unwrap();
+    assert_eq!(config.dns_domain.to_ascii(), "sd.example.");
+    assert!(config.check_networks.allow("127.0.0.1".parse().unwrap()));
+    assert!(!config.check_networks.allow("127.0.0.2".parse().unwrap()));
+    let default = Config::default();
+    assert_eq!((default.dns_listen, default.dns_domain.to_ascii()), (None, "quorate.".to_owned()));
+    assert!(!default.check_networks.allow("127.0.0.1".parse().unwrap()), "not without being asked");
+    assert!(refused(&[("dns-domain", "a b")]).contains("domain"));
+    assert!(refused(&[("dns-domain", ".")]).contains("domain"));
+    assert!(refused(&[("dns-listen", "53")]).contains("HOST:PORT"));
+    assert!(refused(&[("check-networks", "10.0.0.0/33")]).contains("10.0.0.0/33"));
+}
+
+#[test]
 fn a_file_with_a_wrong_shape_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("quorate.toml");

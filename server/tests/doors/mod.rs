@@ -17,12 +17,13 @@ use quorate_proto::v1;
 use quorate_proto::{Key, MemberId, Revision};
 use quorate_server::api::{self, Identity, Rooms};
 use quorate_server::config::Timing;
-use quorate_server::config::{AutoCompaction, Limits};
+use quorate_server::config::{AutoCompaction, Config, Limits};
 use quorate_server::consensus::disk_watch::DiskSpace;
 use quorate_server::consensus::log_disk::RocksLogDisk;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::{Consensus, Leadership, Params};
 use quorate_server::leader::{LeaderJobs, Lessor};
+use quorate_server::recipes::discovery::{Discovery, Networks};
 use quorate_server::serve;
 use quorate_server::tasks::Tasks;
 use quorate_server::watch::{Hub, Listeners};
@@ -45,6 +46,7 @@ pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Doors {
     pub consensus: Arc<Consensus>,
     pub rooms: Arc<Rooms>,
+    pub discovery: Arc<Discovery>,
     pub serving: serve::Doors,
     pub tasks: Tasks,
     channel: Channel,
@@ -59,8 +61,17 @@ impl Doors {
 
     /// A cluster of one with other limits.
     pub async fn single_with(limits: Limits) -> Self {
+        Self::single_of(limits, loopback()).await
+    }
+
+    /// A cluster of one whose health checks go only where they may by default.
+    pub async fn single_guarded() -> Self {
+        Self::single_of(Limits::default(), Config::default().check_networks).await
+    }
+
+    async fn single_of(limits: Limits, networks: Networks) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut doors = Self::start_with(1, dir.path(), &Net::new(), limits).await;
+        let mut doors = Self::start_with(1, dir.path(), &Net::new(), limits, networks).await;
         doors.dir = Some(dir);
         doors.consensus.initialise([(member_id(1), node(1))].into()).await.unwrap();
         let mut leadership = doors.consensus.leadership();
@@ -81,10 +92,10 @@ impl Doors {
     }
 
     async fn start(id: u64, path: &Path, net: &Arc<Net>) -> Self {
-        Self::start_with(id, path, net, Limits::default()).await
+        Self::start_with(id, path, net, Limits::default(), loopback()).await
     }
 
-    async fn start_with(id: u64, path: &Path, net: &Arc<Net>, limits: Limits) -> Self {
+    async fn start_with(id: u64, path: &Path, net: &Arc<Net>, limits: Limits, networks: Networks) -> Self {
         let tasks = Tasks::default();
         std::fs::create_dir_all(path).unwrap();
         let (hub, lessor) = (Arc::new(Hub::default()), Arc::new(Lessor::default()));
@@ -120,10 +131,11 @@ impl Doors {
         let rooms = Arc::new(rooms);
         consensus.run();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let routes = api::native::routes(&rooms).unwrap();
+        let discovery = Discovery::start(&rooms, networks).unwrap();
+        let routes = api::native::routes(&rooms, &discovery).unwrap();
         let serving = serve::open(listener, &routes, 2, &tasks, &Handle::current()).unwrap();
         let channel = Endpoint::new(format!("http://{}", serving.address())).unwrap().connect_lazy();
-        Self { consensus, rooms, serving, tasks, channel, dir: None }
+        Self { consensus, rooms, discovery, serving, tasks, channel, dir: None }
     }
 
     pub fn channel(&self) -> Channel {
@@ -165,6 +177,11 @@ impl Doors {
         drop(self);
         ended(&tasks).await;
     }
+}
+
+/// Where tests' own listeners are.
+fn loopback() -> Networks {
+    Networks(vec!["127.0.0.0/8".parse().unwrap()])
 }
 
 /// What travels with a refusal.

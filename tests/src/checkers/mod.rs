@@ -9,6 +9,7 @@
 //! | `watches.rs` | events out of order, twice, torn, missing, before the start; marks and previous values that lie |
 //! | `leases.rs` | leases that ended early, or never |
 //! | `locks.rs` | two holders at a time, tokens that do not grow, who came later served first |
+//! | `holds.rs` | the same, of processes that hold a lock by its own clock, and fenced writes that are lost |
 //! | `digests.rs` | members that differ after healing |
 //! | `directories.rs` | directories that do not say what the keys say |
 //!
@@ -21,6 +22,7 @@ use std::fmt;
 pub mod digests;
 pub mod directories;
 pub mod history;
+pub mod holds;
 pub mod leases;
 pub mod linearizable;
 pub mod locks;

@@ -102,6 +102,8 @@ impl Members {
         command.arg("serve").args(["--name", &member.name]).arg("--data-dir").arg(&member.data_dir);
         command.args(["--listen", &member.client_address, "--peer-listen", &member.peer_address]);
         command.args(["--cluster", &cluster.join(",")]);
+        // What somebody tries out with the demo listens on this machine.
+        command.args(["--check-networks", "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0).kill_on_drop(true);
         let child = command.spawn().map_err(|error| Failure::io("cannot start a member", &error))?;
         member.child = Some(child);

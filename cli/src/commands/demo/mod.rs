@@ -29,6 +29,14 @@ Examples:
   quorate demo --writes 5000       more writes around the kill of the leader
   quorate demo --keep              afterwards the cluster stays up until Ctrl-C";
 
+/// The programs in `examples/`, and what each shows.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("leader_election", "one of several leads; when it ends, another does"),
+    ("distributed_lock", "a pause longer than the lease: unfenced writes are lost, fenced ones are not"),
+    ("service_discovery", "three instances, one killed, no request fails"),
+    ("config_watch", "a typed configuration, reloaded as it changes"),
+];
+
 /// Flags of `demo`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct DemoArgs {
@@ -60,13 +68,29 @@ pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
     };
     let stopped = members.stop().await;
     told.and(kept).and(stopped)?;
-    narrator.say("stopped the members, removed their directory")
+    narrator.say("stopped the members, removed their directory")?;
+    if args.keep { Ok(()) } else { name_examples(narrator) }
+}
+
+/// What can be run against a cluster that stays.
+fn name_examples(narrator: Narrator) -> Result<(), Failure> {
+    narrator.chapter("what to look at next: programs to copy, which run against this cluster")?;
+    narrator.say("quorate demo --keep keeps it up; in another terminal, in the source tree:")?;
+    list_examples(narrator)
+}
+
+fn list_examples(narrator: Narrator) -> Result<(), Failure> {
+    for (name, shows) in PROGRAMS {
+        narrator.say(&format!("make example NAME={name:<18} {shows}"))?;
+    }
+    Ok(())
 }
 
 async fn keep(members: &Members, narrator: Narrator) -> Result<(), Failure> {
     narrator.chapter("the cluster stays up; Ctrl-C stops it and removes it")?;
     narrator.say(&format!("in another terminal: export QUORATE_ENDPOINTS={}", members.endpoints().join(",")))?;
     narrator.say(&format!("data and logs: {}", members.dir().display()))?;
+    list_examples(narrator)?;
     match interrupted().await {
         Failure::Interrupted => Ok(()),
         failure => Err(failure),

@@ -121,20 +121,20 @@ impl<'a> Story<'a> {
     async fn a_lease_ends(&self, client: &Client) -> Result<(), Failure> {
         let ttl = spoken(LEASE_TTL);
         self.narrator.chapter(&format!("a key that a lease owns; nobody keeps the lease alive ({ttl})"))?;
-        let mut watch = LiveWatch::start(client, "/services", self.narrator).await?;
+        let mut watch = LiveWatch::start(client, "/workers", self.narrator).await?;
         let asked = Instant::now();
         let lease = client.lease(LEASE_TTL).grant_unattended().await?;
-        client.put("/services/web/1", "10.0.0.7:80").lease(lease.id).await?;
+        client.put("/workers/7", "10.0.0.7:80").lease(lease.id).await?;
         watch.next().await?;
         let event = watch.next().await?;
         let lived = asked.elapsed();
-        if event.kind != EventKind::Delete || !event.lease_ended || event.kv.key != "/services/web/1" {
+        if event.kind != EventKind::Delete || !event.lease_ended || event.kv.key != "/workers/7" {
             return Err(Failure::Failed(format!("the watch saw {event:?} where a lease should have ended")));
         }
         if lived < LEASE_TTL {
             return Err(Failure::Failed(format!("the lease ended early, after {}", spoken(lived))));
         }
-        if client.get("/services/web/1").await?.kv.is_some() {
+        if client.get("/workers/7").await?.kv.is_some() {
             return Err(Failure::Failed("the key is still there after its lease ended".to_owned()));
         }
         self.narrator.proved(&format!("the key is gone {} after the lease was asked for: not early", spoken(lived)))

@@ -3,10 +3,7 @@
 //! Invariants:
 //! - Nothing here pretends: a client is told, and goes on without or stops.
 
-use std::pin::Pin;
-
-use futures::stream::Stream;
-use quorate_proto::etcd::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
+use quorate_proto::etcd::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
 use super::errors::Refused;
@@ -15,11 +12,9 @@ use super::errors::Refused;
 pub struct AbsentDoor;
 
 macro_rules! absent {
-    ($service:path as $name:literal, $instead:literal $(, type $stream:ident = $item:ty)?; $($method:ident($request:ty) -> $answer:ty;)*) => {
+    ($service:path as $name:literal, $instead:literal; $($method:ident($request:ty) -> $answer:ty;)*) => {
         #[tonic::async_trait]
         impl $service for AbsentDoor {
-            $(type $stream = Pin<Box<dyn Stream<Item = Result<$item, Status>> + Send>>;)?
-
             $(async fn $method(&self, _: Request<$request>) -> Result<Response<$answer>, Status> {
                 Err(Refused::unimplemented($name, $instead).into())
             })*
@@ -46,21 +41,4 @@ absent! {
     role_delete(pb::AuthRoleDeleteRequest) -> pb::AuthRoleDeleteResponse;
     role_grant_permission(pb::AuthRoleGrantPermissionRequest) -> pb::AuthRoleGrantPermissionResponse;
     role_revoke_permission(pb::AuthRoleRevokePermissionRequest) -> pb::AuthRoleRevokePermissionResponse;
-}
-
-absent! {
-    lock::lock_server::Lock as "Lock", "take locks with a client that makes them from leases and transactions";
-    lock(lock::LockRequest) -> lock::LockResponse;
-    unlock(lock::UnlockRequest) -> lock::UnlockResponse;
-}
-
-absent! {
-    election::election_server::Election as "Election",
-    "elect with a client that does it with leases and transactions",
-    type ObserveStream = election::LeaderResponse;
-    campaign(election::CampaignRequest) -> election::CampaignResponse;
-    proclaim(election::ProclaimRequest) -> election::ProclaimResponse;
-    leader(election::LeaderRequest) -> election::LeaderResponse;
-    observe(election::LeaderRequest) -> Self::ObserveStream;
-    resign(election::ResignRequest) -> election::ResignResponse;
 }

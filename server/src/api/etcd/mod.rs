@@ -11,10 +11,12 @@
 mod absent;
 mod answers;
 mod cluster;
+mod election;
 mod errors;
 mod events;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod overlaps;
 mod range_stream;
@@ -49,8 +51,11 @@ pub fn add_services(routes: &mut RoutesBuilder, rooms: &Arc<Rooms>) {
         .add_service(pb::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
         .add_service(pb::maintenance_server::MaintenanceServer::new(maintenance::MaintenanceDoor(Arc::clone(rooms))))
         .add_service(pb::auth_server::AuthServer::new(absent::AbsentDoor))
-        .add_service(v3lockpb::lock_server::LockServer::new(absent::AbsentDoor))
-        .add_service(v3electionpb::election_server::ElectionServer::new(absent::AbsentDoor));
+        .add_service(v3lockpb::lock_server::LockServer::new(lock::LockDoor(Arc::clone(rooms))))
+        .add_service(
+            v3electionpb::election_server::ElectionServer::new(election::ElectionDoor(Arc::clone(rooms)))
+                .max_decoding_message_size(bytes_max),
+        );
 }
 
 /// Runs one request: says no at once where a leader is required and there is none, and gives it its deadline.

@@ -1,0 +1,294 @@
+//! Watches the keys of everything that a client holds: one task, one stream, to whatever member answers.
+//!
+//! Invariants:
+//! - A deletion is seen whenever it happened after the revision at which the key was last known to exist, also over
+//!   broken streams and compacted history.
+//! - The stream is there only while something is held.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::OptionFuture;
+use parking_lot::Mutex;
+use quorate_proto::{Revision, Token, v1};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::call::backoff;
+use crate::client::{Client, Shared};
+use crate::endpoints::Endpoint;
+use crate::error::{Error, Happened, Lost, Reason};
+use crate::tasks::{self, Task, TaskGuard};
+
+/// Requests that may wait to be written to the stream.
+const QUEUE: usize = 64;
+/// How long a member may take to open the stream.
+const OPEN_WITHIN: Duration = Duration::from_secs(2);
+/// Longest pause between attempts to open it.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// What a guard and the task share of one key.
+pub(crate) struct Watched {
+    id: u64,
+    lost: watch::Sender<Option<Lost>>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Watched {
+    pub(super) fn lose(&self, reason: Lost) {
+        self.lost.send_if_modified(|lost| {
+            let first = lost.is_none();
+            if first {
+                *lost = Some(reason);
+            }
+            first
+        });
+    }
+
+    pub(super) fn lost(&self) -> Option<Lost> {
+        *self.lost.borrow()
+    }
+
+    pub(super) async fn until_lost(&self) -> Lost {
+        let mut heard = self.lost.subscribe();
+        match heard.wait_for(Option::is_some).await.map(|lost| *lost) {
+            Ok(Some(reason)) => reason,
+            // Neither can be: the sender is in `self`, and it was waited for.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // The task may have ended.
+        let _ = self.orders.send(Order::Forget(self.id));
+    }
+}
+
+enum Order {
+    Watch(u64, Entry),
+    Forget(u64),
+}
+
+struct Entry {
+    key: Bytes,
+    token: Token,
+    watched: Weak<Watched>,
+    /// First revision of which nothing was seen.
+    next: Revision,
+    /// Whether it existed just before that is not certain.
+    doubted: bool,
+}
+
+/// The client's end; its task runs once something is held.
+#[derive(Default)]
+pub(crate) struct HoldWatch(Mutex<Option<Running>>);
+
+struct Running {
+    orders: mpsc::UnboundedSender<Order>,
+    last_id: u64,
+    _task: TaskGuard,
+}
+
+impl HoldWatch {
+    /// Watches `key`, which was created at `token` and existed at `revision`.
+    pub(super) fn watch(&self, shared: &Arc<Shared>, key: Bytes, token: Token, revision: Revision) -> Arc<Watched> {
+        let mut running = self.0.lock();
+        let running = running.get_or_insert_with(|| {
+            let (orders, queue) = mpsc::unbounded_channel();
+            let rounds =
+                Rounds { shared: Arc::downgrade(shared), queue, entries: HashMap::new(), stream: None, failures: 0 };
+            Running { orders, last_id: 0, _task: tasks::spawn(&shared.runtime, Task::HoldWatch, rounds.run()) }
+        });
+        running.last_id += 1;
+        let (id, orders) = (running.last_id, running.orders.clone());
+        let watched = Arc::new(Watched { id, lost: watch::Sender::new(None), orders });
+        let next = Revision(revision.get().max(token.0)).next();
+        // After a wait, the revision of the answer may be later than the look at the key.
+        let doubted = revision.get() > token.0;
+        let entry = Entry { key, token, watched: Arc::downgrade(&watched), next, doubted };
+        // If the task is gone, so is the runtime.
+        let _ = running.orders.send(Order::Watch(id, entry));
+        watched
+    }
+}
+
+struct Rounds {
+    shared: Weak<Shared>,
+    queue: mpsc::UnboundedReceiver<Order>,
+    entries: HashMap<u64, Entry>,
+    stream: Option<Stream>,
+    failures: u32,
+}
+
+struct Stream {
+    endpoint: Arc<Endpoint>,
+    requests: mpsc::Sender<v1::WatchRequest>,
+    responses: tonic::Streaming<v1::WatchResponse>,
+}
+
+impl Rounds {
+    async fn run(mut self) {
+        loop {
+            if self.entries.is_empty() {
+                self.stream = None;
+            } else if self.stream.is_none() && !self.open().await {
+                // The client is going away.
+                return;
+            }
+            while let Some(id) = self.doubted().filter(|_| self.stream.is_some()) {
+                self.look(id).await;
+            }
+            let response = OptionFuture::from(self.stream.as_mut().map(|stream| stream.responses.message()));
+            tokio::select! {
+                order = self.queue.recv() => match order {
+                    Some(order) => self.take(order).await,
+                    None => return,
+                },
+                Some(response) = response => match response {
+                    Ok(Some(response)) => self.heard(response).await,
+                    Ok(None) => self.broke(None).await,
+                    Err(status) => self.broke(Some(&status)).await,
+                },
+            }
+        }
+    }
+
+    async fn take(&mut self, order: Order) {
+        match order {
+            Order::Watch(id, entry) => {
+                if !entry.doubted {
+                    self.send(create(id, &entry)).await;
+                }
+                self.entries.insert(id, entry);
+            }
+            Order::Forget(id) => {
+                if self.entries.remove(&id).is_some() {
+                    let cancel = v1::watch_request::Request::Cancel(v1::WatchCancel { watch_id: id });
+                    self.send(v1::WatchRequest { request: Some(cancel) }).await;
+                }
+            }
+        }
+    }
+
+    /// Without a stream, or with one that is broken, all is sent again anyway.
+    async fn send(&mut self, request: v1::WatchRequest) {
+        if let Some(stream) = &self.stream {
+            let _ = stream.requests.send(request).await;
+        }
+    }
+
+    /// Opens a stream with all watches. `false`: there is no client any more.
+    async fn open(&mut self) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let endpoint = shared.endpoints.pick();
+        let (requests, queue) = mpsc::channel(self.entries.len() + QUEUE);
+        for (id, entry) in self.entries.iter().filter(|(_, entry)| !entry.doubted) {
+            // There is room for it: the queue is new.
+            let _ = requests.try_send(create(*id, entry));
+        }
+        let mut client = endpoint.watch();
+        let opened = tokio::time::timeout(OPEN_WITHIN, client.watch(ReceiverStream::new(queue))).await;
+        let failed = match opened {
+            Ok(Ok(responses)) => {
+                self.stream = Some(Stream { endpoint, requests, responses: responses.into_inner() });
+                return true;
+            }
+            Ok(Err(status)) => Error::from_status(&status, &endpoint.address),
+            Err(_) => silent(&endpoint),
+        };
+        shared.endpoints.failed(&endpoint, &failed);
+        drop(shared);
+        self.pause(&failed).await;
+        true
+    }
+
+    async fn heard(&mut self, response: v1::WatchResponse) {
+        self.failures = 0;
+        let id = response.watch_id;
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        for event in &response.events {
+            if event.kind() == v1::event::Kind::Delete {
+                let reason = if event.lease_ended { Lost::Gone } else { Lost::Taken };
+                if let Some(watched) = entry.watched.upgrade() {
+                    watched.lose(reason);
+                }
+            }
+        }
+        let Some(end) = response.end else { return };
+        match end.reason() {
+            // What was not seen is not readable any more, or the watch is in doubt: the key itself decides.
+            v1::watch_end::Reason::Compacted | v1::watch_end::Reason::Invalid => self.look(id).await,
+            v1::watch_end::Reason::Cancelled => {}
+            v1::watch_end::Reason::Unavailable | v1::watch_end::Reason::Unspecified => self.broke(None).await,
+        }
+    }
+
+    fn doubted(&self) -> Option<u64> {
+        self.entries.iter().find(|(_, entry)| entry.doubted).map(|(id, _)| *id)
+    }
+
+    /// Reads the key, and goes on watching from there.
+    async fn look(&mut self, id: u64) {
+        let (Some(shared), Some(entry)) = (self.shared.upgrade(), self.entries.get_mut(&id)) else { return };
+        let look = Client::again(shared).get(entry.key.clone()).serializable();
+        match look.min_revision(Revision(entry.next.get() - 1)).await {
+            Ok(now) if now.kv.as_ref().is_some_and(|kv| kv.create_revision.get() == entry.token.0) => {
+                (entry.next, entry.doubted) = (now.header.revision.next(), false);
+                let create = create(id, entry);
+                self.send(create).await;
+            }
+            Ok(_) => {
+                if let Some(watched) = entry.watched.upgrade() {
+                    watched.lose(Lost::Taken);
+                }
+                self.entries.remove(&id);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the key of a hold is looked at again");
+                entry.doubted = true;
+                self.stream = None;
+                self.pause(&error).await;
+            }
+        }
+    }
+
+    async fn broke(&mut self, status: Option<&tonic::Status>) {
+        let Some(stream) = self.stream.take() else { return };
+        let endpoint = &stream.endpoint;
+        let error = status.map_or_else(|| silent(endpoint), |status| Error::from_status(status, &endpoint.address));
+        if let Some(shared) = self.shared.upgrade() {
+            shared.endpoints.failed(endpoint, &error);
+        }
+        self.pause(&error).await;
+    }
+
+    async fn pause(&mut self, error: &Error) {
+        tracing::debug!(%error, "the keys of holds are watched elsewhere");
+        let pause = if self.failures == 0 { Duration::ZERO } else { backoff(self.failures, PAUSE_MAX) };
+        self.failures = self.failures.saturating_add(1);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn create(id: u64, entry: &Entry) -> v1::WatchRequest {
+    let create = v1::WatchCreate {
+        watch_id: id,
+        key: entry.key.clone(),
+        start_revision: entry.next.get(),
+        no_puts: true,
+        // A member that is behind waits until it is not.
+        min_revision: entry.next.get() - 1,
+        ..v1::WatchCreate::default()
+    };
+    v1::WatchRequest { request: Some(v1::watch_request::Request::Create(create)) }
+}
+
+/// No answer: the member may only lack a leader, so it is not passed over for long.
+fn silent(endpoint: &Endpoint) -> Error {
+    let message = "the watch of what is held was not served";
+    Error::refused(Reason::NoQuorum, Happened::No, message, &endpoint.address)
+}
