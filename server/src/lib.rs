@@ -10,6 +10,8 @@ pub mod data_dir;
 mod ephemeral;
 pub mod error;
 pub mod leader;
+mod pump;
+mod relay;
 pub mod restore;
 pub mod serve;
 mod server;

@@ -86,8 +86,8 @@ table! {
     Connection,     "q-conn",      "api",       Logged;
     /// One stream of a client (watch, keep-alive, batch).
     Stream,         "q-stream",    "api",       Logged;
-    /// Wakes the watch streams of one door runtime.
-    WatchPump,      "q-pump",      "watch",     EndsMember;
+    /// Wakes the calls and watch streams of one door runtime.
+    Pump,           "q-pump",      "api",       EndsMember;
     /// Notices when no leader was heard of for too long.
     Contact,        "q-contact",   "watch",     EndsMember;
     /// Starts and ends the leader's jobs.
