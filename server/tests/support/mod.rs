@@ -310,7 +310,10 @@ async fn copy_as_of_one_moment(from: &Path, to: &Path) {
             return;
         }
         assert!(Instant::now() < deadline, "{} never holds still", from.display());
-        std::fs::remove_dir_all(to).unwrap();
+        // Not made yet, if the listing before it already failed.
+        if to.exists() {
+            std::fs::remove_dir_all(to).unwrap();
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
