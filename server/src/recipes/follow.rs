@@ -74,6 +74,7 @@ impl Follower {
             if self.asks.is_closed() {
                 return;
             }
+            self.leaders.forget();
             sleep(RETRY_PAUSE).await;
         }
     }

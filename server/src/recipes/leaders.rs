@@ -1,7 +1,8 @@
 //! Who led an election lately: written by its follower, read by those who observe it; and what only a leader may do.
 //!
 //! Invariants:
-//! - No term is passed over: who has fallen so far behind that one is forgotten is told so.
+//! - No term is passed over: who has fallen so far behind that one is forgotten is told so, and so is everybody when the
+//!   line was begun anew.
 //! - Of the values of one term the newest is told; the order of terms is that of the store.
 
 use std::collections::VecDeque;
@@ -75,6 +76,13 @@ impl Leaders {
         }
         drop(terms);
         self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// What comes next is not known to follow what was noted last: whoever observes is told so.
+    pub(super) fn forget(&self) {
+        let mut terms = self.terms.lock();
+        terms.forgotten += u64::try_from(terms.seen.len()).unwrap_or(0);
+        terms.seen.clear();
     }
 }
 
