@@ -11,6 +11,7 @@ mod support;
 
 use std::time::Duration;
 
+use doors::three::Three;
 use doors::{Doors, detail};
 use found::{Registration, Watched, asked, health, instance, resolve};
 use prost::Message as _;
@@ -395,30 +396,29 @@ async fn a_small_loss_is_believed_and_settings_of_a_service_are_heeded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_goes_on_at_another_member_under_a_new_leader_without_a_flap() {
-    let (mut members, net, dir) = Doors::three().await;
-    let leader = leader_of(&members).await;
-    let mut others: Vec<u64> = members.keys().copied().filter(|id| *id != leader).collect();
-    let (second, other) = (others.remove(0), others.remove(0));
-    let mut stream = Registration::open(&members[&leader]).await;
+    let mut three = Three::start().await;
+    let leader = three.leader().await;
+    let others = three.others(leader);
+    let (second, other) = (others[0], others[1]);
+    let mut stream = Registration::open(&three.members[&leader]).await;
     let lease = stream.register(v1::RegisterInstance { ttl_ms: 10_000, ..asked(instance("web", "a")) }).await.lease_id;
-    let mut watched = Watched::open(&members[&other], "web", 0).await;
+    let mut watched = Watched::open(&three.members[&other], "web", 0).await;
     let first = watched.next().await;
     assert_eq!(ids(&first.changed), ["a"]);
     // The leader goes; the instance goes on elsewhere.
-    net.remove(leader);
-    members.remove(&leader).unwrap().stop().await;
+    three.remove(leader).await;
     drop(stream);
-    let mut again = Registration::open(&members[&second]).await;
+    let mut again = Registration::open(&three.members[&second]).await;
     let answer = loop {
         let request = v1::RegisterInstance { lease_id: lease, ttl_ms: 10_000, ..asked(instance("web", "a")) };
         match again.try_register(request).await {
             Ok(answer) => break answer,
             Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
         }
-        again = Registration::open(&members[&second]).await;
+        again = Registration::open(&three.members[&second]).await;
     };
     assert_eq!((answer.lease_id, answer.renewed), (lease, false));
-    let mut marker = Registration::open(&members[&second]).await;
+    let mut marker = Registration::open(&three.members[&second]).await;
     marker.register(asked(instance("web", "marker"))).await;
     // The next change that is seen is another's.
     let update = match tokio::time::timeout(PATIENCE, watched.try_next()).await.unwrap() {
@@ -426,7 +426,7 @@ async fn a_registration_goes_on_at_another_member_under_a_new_leader_without_a_f
         // The watcher's member may have lost contact meanwhile; its client goes on after the last revision.
         Err(status) => {
             assert_eq!(status.code(), Code::Unavailable, "{status}");
-            let mut watched = Watched::open(&members[&second], "web", first.header.unwrap().revision).await;
+            let mut watched = Watched::open(&three.members[&second], "web", first.header.unwrap().revision).await;
             let mut update = watched.next().await;
             while update.changed.is_empty() && update.removed.is_empty() {
                 update = watched.next().await;
@@ -435,10 +435,7 @@ async fn a_registration_goes_on_at_another_member_under_a_new_leader_without_a_f
         }
     };
     assert_eq!((ids(&update.changed), update.removed.len()), (vec!["marker"], 0));
-    for (_, member) in members {
-        member.stop().await;
-    }
-    drop(dir);
+    three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,15 +492,4 @@ async fn a_protection_is_over_when_its_time_is() {
         assert!(watched.until(|_, protected| !protected).await.is_empty());
     }
     doors.stop().await;
-}
-
-async fn leader_of(members: &std::collections::BTreeMap<u64, Doors>) -> u64 {
-    let deadline = support::soon();
-    loop {
-        if let Some((id, _)) = members.iter().find(|(_, member)| member.leads()) {
-            return *id;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "no leader");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use doors::Doors;
+use doors::three::Three;
 use found::{Registration, Watched, asked, client, health, instance, resolve};
 use quorate_proto::v1;
 use quorate_proto::v1::Health;
@@ -190,19 +191,14 @@ async fn an_instance_that_is_critical_for_too_long_is_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_checks_of_a_member_that_dies_move_to_others() {
-    let (mut members, net, dir) = Doors::three().await;
+    let mut three = Three::start().await;
     let server = Server::start().await;
-    let first = loop {
-        if let Some(id) = members.iter().find(|(_, member)| member.leads()).map(|(id, _)| *id) {
-            break id;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+    let first = three.leader().await;
     let ids: Vec<String> = (0..12).map(|id| format!("i{id}")).collect();
     for id in &ids {
-        register(&members[&first], id, vec![check(server.http())]).await;
+        register(&three.members[&first], id, vec![check(server.http())]).await;
     }
-    let mut watched = watch_all(&members[&first]).await;
+    let mut watched = watch_all(&three.members[&first]).await;
     let all = |health: Health| {
         move |known: &std::collections::BTreeMap<String, v1::Instance>, _: bool| {
             known.len() == 12 && known.values().all(|instance| instance.health() == health)
@@ -211,19 +207,16 @@ async fn the_checks_of_a_member_that_dies_move_to_others() {
     watched.until(all(Health::Passing)).await;
     // All three take part.
     let deadline = support::soon();
-    while members.keys().any(|id| members[&first].version_of(&format!("quorate.checkers/{id:016x}")) == 0) {
+    while three.members.keys().any(|id| three.members[&first].version_of(&format!("quorate.checkers/{id:016x}")) == 0) {
         assert!(tokio::time::Instant::now() < deadline, "a member does not say that it checks");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let victim = *members.keys().find(|id| **id != first).unwrap();
-    net.remove(victim);
-    members.remove(&victim).unwrap().stop().await;
+    let victim = *three.members.keys().find(|id| **id != first).unwrap();
+    three.remove(victim).await;
     server.say(500);
     watched.until(all(Health::Critical)).await;
-    let found = resolve(&members[&first], v1::ResolveRequest { service: "web".into(), ..Default::default() }).await;
+    let found =
+        resolve(&three.members[&first], v1::ResolveRequest { service: "web".into(), ..Default::default() }).await;
     assert!(found.instances.is_empty());
-    for (_, member) in members {
-        member.stop().await;
-    }
-    drop(dir);
+    three.stop().await;
 }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use doors::Doors;
+use doors::three::Three;
 use found::{Registration, asked, client, instance};
 use quorate_proto::v1;
 use quorate_proto::v1::Health;
@@ -199,25 +200,19 @@ async fn answers_are_cut_to_what_fits_and_are_whole_over_tcp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_go_on_without_a_quorum() {
-    let (mut members, net, dir) = Doors::three().await;
-    let at = serve(&members[&3]);
+    let mut three = Three::start().await;
+    let at = serve(&three.members[&3]);
     let deadline = support::soon();
-    while !members[&3].leads() && !members[&2].leads() && !members[&1].leads() {
-        assert!(tokio::time::Instant::now() < deadline, "no leader");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    register(&members[&3], instance("web", "a")).await;
-    while members[&3].version_of("/services/web/a") == 0 {
+    register(&three.members[&3], instance("web", "a")).await;
+    while three.members[&3].version_of("/services/web/a") == 0 {
         assert!(tokio::time::Instant::now() < deadline, "the instance does not arrive");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for id in [1, 2] {
-        net.remove(id);
-        members.remove(&id).unwrap().stop().await;
+        three.remove(id).await;
     }
     assert_eq!(dig(at, "web.service.q.example A").await.answers(), ["10.0.0.1"]);
-    members.remove(&3).unwrap().stop().await;
-    drop(dir);
+    three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,40 +11,16 @@ mod support;
 
 use std::time::Duration;
 
-use contenders::{Client, describe, detail_of, election, gone, grant, until_waiting};
+use contenders::{Client, campaign, describe, detail_of, election, gone, grant, next, observe, until_waiting};
 use doors::Doors;
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::Kind;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::{Code, Status, Streaming};
-
-fn campaign(
-    doors: &Doors,
-    lease_id: i64,
-    campaign_id: u64,
-    value: &str,
-) -> JoinHandle<Result<v1::CampaignResponse, Status>> {
-    let mut client = election(doors);
-    let value = value.to_owned().into();
-    let request = v1::CampaignRequest { name: "e".into(), lease_id, campaign_id, value, ..Default::default() };
-    tokio::spawn(async move { client.campaign(request).await.map(tonic::Response::into_inner) })
-}
+use tonic::Code;
 
 async fn leader(doors: &Doors) -> Option<v1::Leader> {
     let request = v1::LeaderRequest { name: "e".into(), read: None };
     election(doors).leader(request).await.unwrap().into_inner().leader
-}
-
-async fn observe(doors: &Doors, min_revision: i64) -> Streaming<v1::LeaderResponse> {
-    let request = v1::ObserveRequest { name: "e".into(), min_revision };
-    election(doors).observe(request).await.unwrap().into_inner()
-}
-
-/// `term=value`, or `nobody`.
-async fn next(stream: &mut Streaming<v1::LeaderResponse>) -> String {
-    let told = timeout(Duration::from_secs(20), stream.message()).await.unwrap().unwrap().expect("the stream goes on");
-    told.leader.map_or("nobody".into(), |leader| format!("{}={}", leader.term, leader.value.escape_ascii()))
 }
 
 async fn resign(doors: &Doors, lease_id: i64, campaign_id: u64, term: i64) -> bool {

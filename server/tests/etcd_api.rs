@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use doors::Doors;
 use doors::etcd::{delete, kv, lease, maintenance, names, put, range, refused, whole, with_leader};
+use doors::three::Three;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::v1;
 use quorate_server::consensus::Leadership;
@@ -640,15 +641,15 @@ async fn what_is_not_served_says_so_and_names_the_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_wants_a_leader_is_refused_at_once_where_there_is_none() {
-    let (members, net, _dir) = Doors::three().await;
-    let first = &members[&1];
+    let three = Three::start().await;
+    let first = &three.members[&1];
     let mut kv = kv(first);
     let patient = Duration::from_secs(20);
     let mut leadership = first.consensus.leadership();
     let known = leadership.wait_for(|now| !matches!(now, Leadership::Following { leader: None }));
     tokio::time::timeout(patient, known).await.expect("a leader comes").unwrap();
     kv.put(with_leader(put("a", "1"))).await.unwrap();
-    net.part(&[1], &[2, 3]);
+    three.net.part(&[1], &[2, 3]);
     let mut lost = first.rooms.hub.contact_lost();
     tokio::time::timeout(patient, lost.wait_for(|lost| *lost)).await.expect("contact is lost").unwrap();
     refused(kv.range(with_leader(range("a", ""))).await, Code::Unavailable, "etcdserver: no leader");
@@ -662,9 +663,7 @@ async fn a_client_that_wants_a_leader_is_refused_at_once_where_there_is_none() {
         status.message().starts_with("etcdserver: ") || status.message() == "context deadline exceeded",
         "{status}"
     );
-    for (_, member) in members {
-        member.stop().await;
-    }
+    three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

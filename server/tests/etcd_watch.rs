@@ -11,6 +11,7 @@ mod support;
 use std::time::Duration;
 
 use doors::etcd::{Watching, delete, events, kv, lease, put, refused, watch, with_leader};
+use doors::three::Three;
 use doors::{Doors, Events};
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::v1;
@@ -290,16 +291,16 @@ async fn the_end_of_the_clients_side_does_not_end_its_watches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_leader_only_streams_that_asked_for_one_end() {
-    let (members, net, _dir) = Doors::three().await;
-    let first = &members[&1];
+    let three = Three::start().await;
+    let first = &three.members[&1];
     kv(first).put(put("a", "1")).await.unwrap();
     let mut hasty = Watching::open_as(first, with_leader).await;
     let mut patient = Watching::open(first).await;
     hasty.create(watch("a", "")).await;
     patient.create(watch("a", "")).await;
-    net.part(&[1], &[2, 3]);
+    three.net.part(&[1], &[2, 3]);
     refused(hasty.try_next().await, Code::Unavailable, "etcdserver: no leader");
-    net.heal();
+    three.net.heal();
     let mut lost = first.rooms.hub.contact_lost();
     tokio::time::timeout(Duration::from_secs(20), lost.wait_for(|lost| !*lost))
         .await
@@ -307,9 +308,7 @@ async fn without_a_leader_only_streams_that_asked_for_one_end() {
         .unwrap();
     kv(first).put(put("a", "2")).await.unwrap();
     assert_eq!(events(&patient.next().await), ["PUT a=2@3"]);
-    for (_, member) in members {
-        member.stop().await;
-    }
+    three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,53 +8,14 @@
 mod doors;
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use doors::{Doors, Events, detail};
+use doors::three::Three;
+use doors::{Events, detail};
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::{Happened, Kind};
-use support::net::Net;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request};
-
-struct Three {
-    members: BTreeMap<u64, Doors>,
-    net: Arc<Net>,
-    _dir: tempfile::TempDir,
-}
-
-impl Three {
-    async fn start() -> Self {
-        let (members, net, dir) = Doors::three().await;
-        let three = Self { members, net, _dir: dir };
-        three.leader(&[1, 2, 3]).await;
-        three
-    }
-
-    /// The member that leads among these, once one does.
-    async fn leader(&self, among: &[u64]) -> u64 {
-        let find = async {
-            loop {
-                if let Some(id) = among.iter().find(|id| self.members[id].leads()) {
-                    return *id;
-                }
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(Duration::from_secs(20), find).await.expect("a leader")
-    }
-
-    fn others(&self, id: u64) -> Vec<u64> {
-        self.members.keys().copied().filter(|other| *other != id).collect()
-    }
-
-    async fn stop(self) {
-        let stops = self.members.into_values().map(Doors::stop);
-        futures::future::join_all(stops).await;
-    }
-}
 
 fn put(key: &str, value: &str) -> v1::PutRequest {
     v1::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() }
@@ -86,7 +47,7 @@ async fn read_barrier_what_one_member_acknowledged_another_reads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_a_quorum_says_so_in_time() {
     let three = Three::start().await;
-    let leader = three.leader(&[1, 2, 3]).await;
+    let leader = three.leader().await;
     let alone = three.others(leader)[0];
     let rest: Vec<u64> = three.others(alone);
     let member = &three.members[&alone];
@@ -116,13 +77,13 @@ async fn a_member_without_a_quorum_says_so_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deposed_leader_does_not_claim_that_a_write_did_not_happen() {
     let three = Three::start().await;
-    let leader = three.leader(&[1, 2, 3]).await;
+    let leader = three.leader().await;
     let others = three.others(leader);
     three.net.part(&[leader], &others);
     // Appended at the leader, not committed: it may yet.
     let status = three.members[&leader].kv().put(within(put("/a", "1"), "300m")).await.unwrap_err();
     assert_eq!(detail(&status).happened(), Happened::Unknown, "{status}");
-    three.leader(&others).await;
+    three.leader_among(&others).await;
     three.net.heal();
     three.stop().await;
 }
@@ -130,7 +91,7 @@ async fn a_deposed_leader_does_not_claim_that_a_write_did_not_happen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_live_through_followers_and_across_an_election() {
     let three = Three::start().await;
-    let leader = three.leader(&[1, 2, 3]).await;
+    let leader = three.leader().await;
     let others = three.others(leader);
     let (mut lease, mut kv) = (three.members[&others[0]].lease(), three.members[&others[0]].kv());
     lease.grant(v1::GrantRequest { ttl_ms: 1_500, lease_id: 9, ..Default::default() }).await.unwrap();
@@ -144,7 +105,7 @@ async fn leases_live_through_followers_and_across_an_election() {
     for round in 0..10 {
         if round == 4 {
             three.net.part(&[leader], &others);
-            three.leader(&others).await;
+            three.leader_among(&others).await;
         }
         sender.send(v1::KeepAliveRequest { lease_id: 9 }).await.unwrap();
         assert_eq!(answers.message().await.unwrap().unwrap().ttl_ms, 1_500);
@@ -164,7 +125,7 @@ async fn leases_live_through_followers_and_across_an_election() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_an_old_leader_that_is_cut_off_confirms_nothing() {
     let three = Three::start().await;
-    let leader = three.leader(&[1, 2, 3]).await;
+    let leader = three.leader().await;
     let others = three.others(leader);
     let mut lease = three.members[&leader].lease();
     lease.grant(v1::GrantRequest { ttl_ms: 60_000, lease_id: 9, ..Default::default() }).await.unwrap();

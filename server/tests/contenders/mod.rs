@@ -14,8 +14,8 @@ use quorate_server::recipes::Cost;
 use tokio::io::copy_bidirectional;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 use crate::doors::Doors;
 
@@ -68,6 +68,31 @@ pub async fn release(doors: &Doors, name: &str, lease_id: i64, acquire_id: u64, 
 pub async fn describe(doors: &Doors, name: &str) -> v1::DescribeLockResponse {
     let request = v1::DescribeLockRequest { name: name.to_owned().into(), ..Default::default() };
     lock(doors).describe(request).await.unwrap().into_inner()
+}
+
+/// Campaigns for `e`.
+pub fn campaign(
+    doors: &Doors,
+    lease_id: i64,
+    campaign_id: u64,
+    value: &str,
+) -> JoinHandle<Result<v1::CampaignResponse, Status>> {
+    let mut client = election(doors);
+    let value = value.to_owned().into();
+    let request = v1::CampaignRequest { name: "e".into(), lease_id, campaign_id, value, ..Default::default() };
+    tokio::spawn(async move { client.campaign(request).await.map(tonic::Response::into_inner) })
+}
+
+/// Who leads `e`, as it changes.
+pub async fn observe(doors: &Doors, min_revision: i64) -> Streaming<v1::LeaderResponse> {
+    let request = v1::ObserveRequest { name: "e".into(), min_revision };
+    election(doors).observe(request).await.unwrap().into_inner()
+}
+
+/// The next leader: `term=value`, or `nobody`.
+pub async fn next(stream: &mut Streaming<v1::LeaderResponse>) -> String {
+    let told = timeout(PATIENCE, stream.message()).await.unwrap().unwrap().expect("the stream goes on");
+    told.leader.map_or("nobody".into(), |leader| format!("{}={}", leader.term, leader.value.escape_ascii()))
 }
 
 /// Begins to acquire, and returns once so many wait.

@@ -6,9 +6,9 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 pub mod etcd;
+pub mod three;
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,71 +71,12 @@ impl Doors {
 
     async fn single_of(limits: Limits, networks: Networks) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut doors = Self::start_with(1, dir.path(), &Net::new(), limits, networks).await;
+        let mut doors = Start { limits, networks, ..Start::new(1, dir.path(), &Net::new()) }.run().await;
         doors.dir = Some(dir);
         doors.consensus.initialise([(member_id(1), node(1))].into()).await.unwrap();
         let mut leadership = doors.consensus.leadership();
         leadership.wait_for(|now| matches!(now, Leadership::Leading { .. })).await.unwrap();
         doors
-    }
-
-    /// A cluster of three, and the directory that must outlive it.
-    pub async fn three() -> (BTreeMap<u64, Self>, Arc<Net>, tempfile::TempDir) {
-        let (dir, net) = (tempfile::tempdir().unwrap(), Net::new());
-        let mut members = BTreeMap::new();
-        for id in 1..=3 {
-            members.insert(id, Self::start(id, &dir.path().join(id.to_string()), &net).await);
-        }
-        let nodes = (1..=3).map(|id| (member_id(id), node(id))).collect();
-        members[&1].consensus.initialise(nodes).await.unwrap();
-        (members, net, dir)
-    }
-
-    async fn start(id: u64, path: &Path, net: &Arc<Net>) -> Self {
-        Self::start_with(id, path, net, Limits::default(), loopback()).await
-    }
-
-    async fn start_with(id: u64, path: &Path, net: &Arc<Net>, limits: Limits, networks: Networks) -> Self {
-        let tasks = Tasks::default();
-        std::fs::create_dir_all(path).unwrap();
-        let (hub, lessor) = (Arc::new(Hub::default()), Arc::new(Lessor::default()));
-        let consensus = Consensus::start(Params {
-            id: member_id(id),
-            state: path.join("state"),
-            snapshots: path.join("snapshots"),
-            log: Arc::new(RocksLogDisk::open(&path.join("log")).unwrap()),
-            cache: Cache::new_lru_cache(16 << 20),
-            tasks: tasks.clone(),
-            runtime: Handle::current(),
-            sink: Arc::new(Listeners::new(hub.clone(), lessor.clone())),
-            network: Link::factory(net.clone(), id),
-            peers: Arc::new(TestPeers::new(net.clone(), id)),
-            disk: Arc::new(DiskSpace::new(path.to_owned(), 1 << 20)),
-            timing: Timing::default(),
-            snapshot_rules: SnapshotRules::default(),
-        })
-        .await
-        .unwrap();
-        net.add(id, consensus.clone());
-        let consensus = Arc::new(consensus);
-        hub.begin(Revision(consensus.applied().borrow().revision));
-        let jobs = LeaderJobs {
-            consensus: consensus.clone(),
-            lessor,
-            retention: AutoCompaction { age: None, revisions: None },
-        };
-        jobs.start(&tasks, &Handle::current());
-        api::watch_contact(consensus.clone(), hub.clone(), ELECTION_TIMEOUT, &tasks, &Handle::current());
-        let identity = Identity { cluster_id: 0xc1, member_id: MemberId::new(id).unwrap() };
-        let rooms = Rooms::new(consensus.clone(), hub, identity, limits, ELECTION_TIMEOUT, tasks.clone());
-        let rooms = Arc::new(rooms);
-        consensus.run();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let discovery = Discovery::start(&rooms, networks).unwrap();
-        let routes = api::native::routes(&rooms, &discovery).unwrap();
-        let serving = serve::open(listener, &routes, 2, &tasks, &Handle::current()).unwrap();
-        let channel = Endpoint::new(format!("http://{}", serving.address())).unwrap().connect_lazy();
-        Self { consensus, rooms, discovery, serving, tasks, channel, dir: None }
     }
 
     pub fn channel(&self) -> Channel {
@@ -176,6 +117,67 @@ impl Doors {
         let tasks = self.tasks.clone();
         drop(self);
         ended(&tasks).await;
+    }
+}
+
+/// How a member is started.
+struct Start {
+    id: u64,
+    path: PathBuf,
+    net: Arc<Net>,
+    limits: Limits,
+    networks: Networks,
+    snapshot_rules: SnapshotRules,
+}
+
+impl Start {
+    fn new(id: u64, path: &Path, net: &Arc<Net>) -> Self {
+        let (limits, networks, snapshot_rules) = (Limits::default(), loopback(), SnapshotRules::default());
+        Self { id, path: path.to_owned(), net: Arc::clone(net), limits, networks, snapshot_rules }
+    }
+
+    async fn run(self) -> Doors {
+        let Self { id, path, net, limits, networks, snapshot_rules } = self;
+        let tasks = Tasks::default();
+        std::fs::create_dir_all(&path).unwrap();
+        let (hub, lessor) = (Arc::new(Hub::default()), Arc::new(Lessor::default()));
+        let consensus = Consensus::start(Params {
+            id: member_id(id),
+            state: path.join("state"),
+            snapshots: path.join("snapshots"),
+            log: Arc::new(RocksLogDisk::open(&path.join("log")).unwrap()),
+            cache: Cache::new_lru_cache(16 << 20),
+            tasks: tasks.clone(),
+            runtime: Handle::current(),
+            sink: Arc::new(Listeners::new(hub.clone(), lessor.clone())),
+            network: Link::factory(net.clone(), id),
+            peers: Arc::new(TestPeers::new(net.clone(), id)),
+            disk: Arc::new(DiskSpace::new(path.clone(), 1 << 20)),
+            timing: Timing::default(),
+            snapshot_rules,
+        })
+        .await
+        .unwrap();
+        net.add(id, consensus.clone());
+        let consensus = Arc::new(consensus);
+        hub.begin(Revision(consensus.applied().borrow().revision));
+        let jobs = LeaderJobs {
+            consensus: consensus.clone(),
+            lessor,
+            retention: AutoCompaction { age: None, revisions: None },
+        };
+        jobs.start(&tasks, &Handle::current());
+        api::watch_contact(consensus.clone(), hub.clone(), ELECTION_TIMEOUT, &tasks, &Handle::current());
+        let identity = Identity { cluster_id: 0xc1, member_id: MemberId::new(id).unwrap() };
+        let rooms = Rooms::new(consensus.clone(), hub, identity, limits, ELECTION_TIMEOUT, tasks.clone());
+        let rooms = Arc::new(rooms);
+        consensus.run();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let discovery = Discovery::start(&rooms, networks).unwrap();
+        let routes = api::native::routes(&rooms, &discovery).unwrap();
+        let serving = serve::open(listener, &routes, 2, &tasks, &Handle::current()).unwrap();
+        let channel = Endpoint::new(format!("http://{}", serving.address())).unwrap().connect_lazy();
+        Doors { consensus, rooms, discovery, serving, tasks, channel, dir: None }
     }
 }
 

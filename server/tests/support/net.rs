@@ -31,6 +31,7 @@ use tokio::time::Instant;
 pub struct Net {
     members: Mutex<HashMap<u64, Consensus>>,
     cut: Mutex<HashSet<(u64, u64)>>,
+    starved: Mutex<HashSet<u64>>,
     pub free_bytes: Mutex<HashMap<u64, u64>>,
     received: AtomicU64,
     pub snapshots_sent: AtomicU64,
@@ -65,8 +66,14 @@ impl Net {
         self.cut.lock().insert((from, to));
     }
 
+    /// Of the leader only heartbeats arrive there, as where large packets are lost.
+    pub fn starve(&self, id: u64) {
+        self.starved.lock().insert(id);
+    }
+
     pub fn heal(&self) {
         self.cut.lock().clear();
+        self.starved.lock().clear();
     }
 
     fn open(&self, from: u64, to: u64) -> Option<Consensus> {
@@ -132,6 +139,9 @@ impl RaftNetworkV2<TypeConfig> for Link {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let from = MemberId::new(self.from).unwrap();
+        if !rpc.entries.is_empty() && self.net.starved.lock().contains(&self.to) {
+            return Err(unreachable("the append is lost"));
+        }
         let call = |target: Consensus| async move {
             target.contacts().open(from).arrived();
             target.raft().append_entries(rpc).await
@@ -174,6 +184,9 @@ impl RaftNetworkV2<TypeConfig> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let lost = |error: String| StreamingError::Unreachable(Unreachable::from_string(error));
+        if self.net.starved.lock().contains(&self.to) {
+            return Err(lost("the snapshot is lost".into()));
+        }
         let number = self.net.received.fetch_add(1, Ordering::Relaxed);
         let call = |target: Consensus| async move {
             let path = target.snapshots().root().join(format!("received-{number}"));
