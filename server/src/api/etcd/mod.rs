@@ -20,7 +20,7 @@ mod lock;
 mod maintenance;
 mod overlaps;
 mod range_stream;
-mod requests;
+pub(super) mod requests;
 mod watch;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - Each refusal is `INVALID_ARGUMENT`, says that nothing happened, and names what was wrong.
 
+use prost::Message as _;
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::{Happened, Kind};
 use tonic::Code;
@@ -153,6 +154,39 @@ fn transactions_are_bounded_with_those_inside_them() {
     txn_refused(v1::TxnRequest { compares: vec![compare; 129], ..Default::default() }, "more than 128");
     let deep = (0..8).fold(then(Vec::new()), |inner, _| then(vec![nested(inner)]));
     txn_refused(deep, "deep");
+}
+
+/// A field of one message inside another: its tag, its length, its bytes.
+fn field(number: u8, mut message: Vec<u8>) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    prost::encoding::encode_varint(message.len() as u64, &mut bytes);
+    bytes.append(&mut message);
+    bytes
+}
+
+/// Requests nested as deep as anybody likes need little stack: the wire gives up first, then the check.
+#[test]
+fn transactions_that_nest_too_deep_need_no_stack() {
+    use quorate_proto::etcd::etcdserverpb as pb;
+    // then = 3, txn = 5 of TxnRequest and TxnOp; success = 2, request_txn = 4 of etcd's.
+    let (ours, etcds) = ((3, 5), (2, 4));
+    let deep =
+        |(then, txn): (u8, u8), depth: usize| (0..depth).fold(Vec::new(), |inner, _| field(then, field(txn, inner)));
+    let one = v1::TxnRequest::decode(&deep(ours, 1)[..]).unwrap();
+    assert_eq!(one, then(vec![nested(v1::TxnRequest::default())]), "the fields' numbers are right");
+    let checks = move || {
+        let limits = Limits::default();
+        for depth in [7, 8, 49, 50, 51, 1_000, 20_000] {
+            let ours =
+                v1::TxnRequest::decode(&deep(ours, depth)[..]).map(|request| validate_txn::txn(request, &limits));
+            assert_eq!(matches!(ours, Ok(Ok(_))), depth < 8, "{depth}");
+            let etcds = pb::TxnRequest::decode(&deep(etcds, depth)[..]);
+            let etcds = etcds.map(|request| crate::api::etcd::requests::txn(request, &limits));
+            assert_eq!(matches!(etcds, Ok(Ok(_))), depth < 32, "{depth}");
+        }
+    };
+    // A door's thread has four times as much.
+    std::thread::Builder::new().stack_size(512 << 10).spawn(checks).unwrap().join().unwrap();
 }
 
 #[test]
