@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use quorate_proto::{Key, Revision};
 use quorate_state::outcome::ChangeKind;
-use quorate_state::view::ReadError;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -200,12 +199,8 @@ impl Follower {
             None => None,
             Some(first) => {
                 let (key, at) = (first.key.clone(), self.seen);
-                // As it was then; where that is compacted, as it is.
-                let read = self.contest.rooms.read(Weight::Light, move |view| match view.get(&key, Some(at)) {
-                    Err(ReadError::Compacted { .. }) => view.get(&key, None),
-                    read => read,
-                });
-                read.await?
+                // As it was then; where that is compacted, what came between may be, too.
+                self.contest.rooms.read(Weight::Light, move |view| view.get(&key, Some(at))).await?
             }
         };
         self.leaders.note(self.seen, leader);

@@ -22,8 +22,9 @@ use super::look::Contest;
 use crate::api::{Rooms, Trouble, Weight, Written, odd};
 use crate::error::{ConsensusError, Happened};
 
-/// Terms that are remembered for those who are slow.
+/// Terms that are remembered for those who are slow, and the bytes of their leaders' values.
 const TERMS_MAX: usize = 1_024;
+const TERMS_BYTES_MAX: usize = 4 << 20;
 
 /// Who led, in order.
 pub struct Leaders {
@@ -35,6 +36,8 @@ pub struct Leaders {
 #[derive(Default)]
 struct Terms {
     seen: VecDeque<Observed>,
+    /// Of the values in `seen`.
+    bytes: usize,
     /// How many were forgotten.
     forgotten: u64,
 }
@@ -64,25 +67,26 @@ impl Leaders {
 
     /// Notes who leads at `revision`.
     pub(super) fn note(&self, revision: Revision, leader: Option<KeyValue>) {
-        let mut terms = self.terms.lock();
-        let term = |leader: &Option<KeyValue>| leader.as_ref().map(|kv| (kv.key.clone(), kv.meta.create_revision));
-        match terms.seen.back_mut() {
-            Some(last) if term(&last.leader) == term(&leader) => *last = Observed { revision, leader },
-            _ => terms.seen.push_back(Observed { revision, leader }),
-        }
-        if terms.seen.len() > TERMS_MAX {
-            terms.seen.pop_front();
-            terms.forgotten += 1;
-        }
-        drop(terms);
+        self.terms.lock().note(Observed { revision, leader });
         self.changed.send_modify(|changes| *changes += 1);
     }
 
     /// What comes next is not known to follow what was noted last: whoever observes is told so.
     pub(super) fn forget(&self) {
         let mut terms = self.terms.lock();
-        terms.forgotten += u64::try_from(terms.seen.len()).unwrap_or(0);
-        terms.seen.clear();
+        while terms.forget_first() {}
+    }
+
+    /// The term that was noted last. Waits for the first. `None`: the follower has ended, with its member.
+    async fn newest(&self, mut changed: watch::Receiver<u64>) -> Option<u64> {
+        loop {
+            changed.borrow_and_update();
+            let newest = self.terms.lock().newest();
+            match newest {
+                Some(newest) => return Some(newest),
+                None => changed.changed().await.ok()?,
+            }
+        }
     }
 }
 
@@ -108,20 +112,17 @@ impl Observer {
         deadline: Instant,
     ) -> Result<(Self, Observed), RecipeError> {
         let followed = contest.rooms.lines.join(&contest);
-        let mut changed = followed.leaders.changed.subscribe();
-        let begun = tokio::time::timeout_at(deadline, changed.wait_for(|changes| *changes > 0)).await;
+        let changed = followed.leaders.changed.subscribe();
+        // What was noted until now was so before the look.
+        let newest = tokio::time::timeout_at(deadline, followed.leaders.newest(changed.clone())).await;
         let late = ConsensusError::Deadline { waiting_for: "the line of the election", happened: Happened::No };
-        begun.map_err(|_| late)?.map_err(|_| ConsensusError::ShuttingDown)?;
+        let at = newest.map_err(|_| late)?.ok_or(ConsensusError::ShuttingDown)?;
         contest.rooms.barrier(deadline).await?;
         if let Some(revision) = min_revision {
             let reached = contest.rooms.consensus.wait_revision(revision, deadline).await;
             reached.map_err(|error| contest.rooms.explain(error))?;
         }
-        // What was noted until now was so before the look.
-        let at = followed.leaders.terms.lock().newest();
-        let look = contest.look().await?;
-        let leader = look.line.first().and_then(|first| look.kvs.get(&first.key)).cloned();
-        let told = look.revision;
+        let (leader, told) = contest.leader().await?;
         Ok((Self { contest, needs_leader, followed, changed, at, told }, Observed { revision: told, leader }))
     }
 
@@ -162,8 +163,37 @@ impl Observer {
 }
 
 impl Terms {
-    fn newest(&self) -> u64 {
-        self.forgotten + u64::try_from(self.seen.len()).unwrap_or(0).saturating_sub(1)
+    /// Of one term, only the newest value stays.
+    fn note(&mut self, observed: Observed) {
+        let term = |leader: &Option<KeyValue>| leader.as_ref().map(|kv| (kv.key.clone(), kv.meta.create_revision));
+        if let Some(last) = self.seen.back()
+            && term(&last.leader) == term(&observed.leader)
+        {
+            self.bytes -= last.bytes();
+            self.seen.pop_back();
+        }
+        self.bytes += observed.bytes();
+        self.seen.push_back(observed);
+        while self.seen.len() > 1 && (self.seen.len() > TERMS_MAX || self.bytes > TERMS_BYTES_MAX) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) -> bool {
+        let Some(first) = self.seen.pop_front() else { return false };
+        self.bytes -= first.bytes();
+        self.forgotten += 1;
+        true
+    }
+
+    fn newest(&self) -> Option<u64> {
+        Some(self.forgotten + u64::try_from(self.seen.len()).ok()?.checked_sub(1)?)
+    }
+}
+
+impl Observed {
+    fn bytes(&self) -> usize {
+        self.leader.as_ref().map_or(0, |kv| kv.value.len())
     }
 }
 
@@ -220,4 +250,45 @@ pub(super) fn unexpected(done: &Done) -> Trouble {
 /// What a key of the store is now.
 pub(super) async fn lease_ttl(rooms: &Rooms, lease: quorate_proto::LeaseId) -> Result<Option<u64>, Trouble> {
     rooms.read(Weight::Light, move |view| Ok(view.lease(lease)?.map(|record| record.ttl_ms))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_state::outcome::Meta;
+
+    use super::*;
+
+    fn observed(term: i64, modified: i64, value: &[u8]) -> Observed {
+        let meta = Meta {
+            create_revision: Revision(term),
+            mod_revision: Revision(modified),
+            version: 1,
+            lease: None,
+            created_ms: 0,
+            modified_ms: 0,
+        };
+        let value = Bytes::copy_from_slice(value);
+        Observed { revision: Revision(modified), leader: Some(KeyValue { key: Key::new("e/1").unwrap(), value, meta }) }
+    }
+
+    #[test]
+    fn what_is_remembered_of_leaders_is_bounded_by_count_and_by_bytes() {
+        let mut terms = Terms::default();
+        for term in 1..=2_000 {
+            terms.note(observed(term, term, b"x"));
+        }
+        assert_eq!((terms.seen.len(), terms.bytes, terms.forgotten), (1_024, 1_024, 976));
+        let large = vec![0; 1 << 20];
+        for term in 3_001..=3_010 {
+            terms.note(observed(term, term, &large));
+        }
+        assert_eq!((terms.seen.len(), terms.bytes, terms.newest()), (4, 4 << 20, Some(2_009)));
+        // One term has one value, however large.
+        for at in 0..10 {
+            terms.note(observed(4_000, 4_000 + at, &large.repeat(5)));
+        }
+        assert_eq!((terms.seen.len(), terms.bytes, terms.newest()), (1, 5 << 20, Some(2_010)));
+        while terms.forget_first() {}
+        assert_eq!((terms.bytes, terms.newest(), terms.forgotten), (0, None, 2_011));
+    }
 }
