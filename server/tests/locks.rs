@@ -237,6 +237,28 @@ async fn a_reentrant_acquire_joins_the_hold_which_ends_with_the_last_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hold_is_joined_a_thousand_times_at_most() {
+    let doors = Doors::single().await;
+    let lease = grant(&doors, 60_000).await;
+    let acquires: Vec<String> = (1..=1_000).map(|id| format!("{id:x}")).collect();
+    let value = serde_json::json!({"lock": 1, "mode": "exclusive", "owner": "me", "acquires": acquires}).to_string();
+    let owner = Some(v1::put_request::Owner::LeaseId(lease));
+    let put = v1::PutRequest { key: format!("l/{lease:x}-1").into(), value: value.into(), owner, ..Default::default() };
+    doors.kv().put(put).await.unwrap();
+    let wish = |id| {
+        let request = v1::AcquireRequest { reentrant: true, owner: "me".into(), ..contenders::wish("l", lease, id) };
+        let mut client = contenders::lock(&doors);
+        async move { client.acquire(request).await.map(tonic::Response::into_inner) }
+    };
+    let status = wish(1_001).await.unwrap_err();
+    assert_eq!((status.code(), detail_of(&status).kind()), (Code::FailedPrecondition, Kind::LockConflict), "{status}");
+    let held = wish(1_000).await.unwrap();
+    assert!(release(&doors, "l", lease, 7, held.token).await);
+    assert_eq!(wish(1_001).await.unwrap().token, held.token);
+    doors.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_downgrade_lets_others_in_without_letting_go_and_an_upgrade_is_refused() {
     let doors = Doors::single().await;
     let lease = grant(&doors, 60_000).await;
@@ -345,6 +367,19 @@ async fn names_do_not_nest_and_requests_that_make_no_sense_are_refused() {
     assert_eq!((status.code(), detail_of(&status).kind()), (Code::FailedPrecondition, Kind::LockConflict));
     assert!(status.message().contains("do not nest") && status.message().contains("a/b/"), "{status}");
     gone(&doors, &format!("a/{lease:x}-2")).await;
+    // A name inside that of a lock which is held is not looked for; it harms neither who holds nor who waits already.
+    let outer = acquire(&doors, "o", lease, 3).await.unwrap();
+    let waiting = waits(&doors, acquire(&doors, "o", lease, 4), "o", 1).await;
+    let inner = acquire(&doors, "o/i", lease, 5).await.unwrap();
+    assert_eq!(acquire(&doors, "o", lease, 3).await.unwrap().token, outer.token);
+    assert!(release(&doors, "o", lease, 3, outer.token).await);
+    let next = waiting.await.unwrap().unwrap();
+    assert!(outer.token < next.token && next.token < inner.token, "its fence stands: nobody below is older");
+    acquire(&doors, "o", lease, 6).await.unwrap_err();
+    assert!(release(&doors, "o/i", lease, 5, inner.token).await);
+    let last = waits(&doors, acquire(&doors, "o", lease, 7), "o", 1).await;
+    assert!(release(&doors, "o", lease, 4, next.token).await);
+    last.await.unwrap().unwrap();
     let wish = contenders::wish("l", lease, 1);
     let wrong = [
         v1::AcquireRequest { name: "".into(), ..wish.clone() },

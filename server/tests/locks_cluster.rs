@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use contenders::{
-    Acquired, Client, acquire, campaign, describe, detail_of, election, grant, next, observe, release, settled,
-    until_waiting, waits,
+    Acquired, Client, acquire, campaign, describe, detail_of, election, grant, lock, next, observe, release, settled,
+    until_waiting, waits, wish,
 };
 use doors::Doors;
 use doors::three::Three;
@@ -101,6 +101,41 @@ async fn a_hold_that_a_retry_was_told_of_survives_the_first_members_clean_up() {
     sleep(Duration::from_millis(2_500)).await;
     let shown = describe(one, "l").await;
     assert_eq!(shown.holders.iter().map(|holder| holder.token).collect::<Vec<_>>(), [retried.token]);
+    three.stop().await;
+}
+
+/// The retry of a re-entrant acquire found its own hold and was told of it without a write; so the first attempt, whose
+/// outcome was late, took the hold away again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reentrant_hold_that_a_retry_was_told_of_survives_the_first_members_clean_up() {
+    let three = Three::start().await;
+    let leader = three.leader().await;
+    let slow = three.others(leader)[0];
+    let (leads, member) = (&three.members[&leader], &three.members[&slow]);
+    let lease = grant(leads, 60_000).await;
+    let wish = v1::AcquireRequest { reentrant: true, owner: "me".into(), ..wish("l", lease, 2) };
+    let client = Client::connect(member).await;
+    let mut first = v1::lock_client::LockClient::new(client.channel.clone());
+    first.describe(v1::DescribeLockRequest { name: "l".into(), ..Default::default() }).await.unwrap();
+    // It is put, but the member does not hear of that before its client has gone elsewhere.
+    three.net.cut(leader, slow);
+    let asked = wish.clone();
+    let broken = tokio::spawn(async move { first.acquire(asked).await });
+    let key = format!("l/{lease:x}-2");
+    let put = async {
+        while leads.version_of(&key) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, put).await.expect("the contender is put");
+    client.cut();
+    broken.await.unwrap().unwrap_err();
+    let held = lock(leads).acquire(wish).await.unwrap().into_inner();
+    three.net.heal();
+    // The clean-up comes two seconds after the outcome.
+    sleep(Duration::from_secs(4)).await;
+    let shown = describe(leads, "l").await;
+    assert_eq!(shown.holders.iter().map(|holder| holder.token).collect::<Vec<_>>(), [held.token]);
     three.stop().await;
 }
 

@@ -10,20 +10,19 @@
 use std::time::Duration;
 
 use quorate_proto::{Key, LeaseId, Revision};
-use quorate_state::command::{Owner, Txn, TxnOp};
+use quorate_state::command::{Owner, Txn};
 use quorate_state::outcome::KeyValue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::call::{Call, Interrupted};
-use super::contender::{Claim, Document, lease_of};
+use super::contender::{ACQUIRES_MAX, Claim, Document, lease_of};
 use super::error::RecipeError;
 use super::follow::{another, refusal};
-use super::holds::put_value;
 use super::leaders::lease_ttl;
 use super::lines::Word;
 use super::look::{Contest, Look};
-use super::place::{Attempt, Bid, Fate, Place, Standing, unchanged};
+use super::place::{Attempt, Bid, Fate, Place, Standing};
 use crate::api::{Trouble, deadline_default};
 use crate::error::{ConsensusError, Happened};
 
@@ -91,14 +90,14 @@ impl Acquiring<'_> {
         for _ in 0..ROUNDS_MAX {
             let look = self.look().await?;
             let Some((kv, document)) = self.hold_of(&look, owner)? else { return Ok(None) };
-            if document.has(self.wanted.acquire) {
-                return Ok(Some(self.held(&kv, look.revision)));
+            if document.acquires.len() >= ACQUIRES_MAX && !document.has(self.wanted.acquire) {
+                return Err(RecipeError::Conflict(format!(
+                    "{owner:?} holds {} {ACQUIRES_MAX} times already, which is the most: release some",
+                    self.contest.name
+                )));
             }
-            let put = put_value(&kv.key, document.with(self.wanted.acquire).encode());
-            let txn = Txn { compares: vec![unchanged(&kv)], then: vec![TxnOp::Put(put)], otherwise: Vec::new() };
-            let joining = self.attempt.join(&kv.key, txn, self.wanted.acquire, kv.meta.create_revision);
-            let place = self.placed(joining).await?;
-            if place.standing == Standing::TakenOver {
+            let place = self.placed(self.attempt.join(&kv, document, self.wanted.acquire)).await?;
+            if place.standing != Standing::Refused {
                 let held = self.held(&kv, place.revision);
                 place.stays();
                 return Ok(Some(held));

@@ -21,6 +21,10 @@ use crate::watch::Scope;
 const FORMAT: u32 = 1;
 /// Hexadecimal digits of a lease, and of an acquire id.
 const DIGITS_MAX: usize = 16;
+/// Longer values are none of ours.
+const DOCUMENT_BYTES_MAX: usize = 64 << 10;
+/// Acquires that hold together through one contender.
+pub const ACQUIRES_MAX: usize = 1_000;
 
 /// What the contenders of a name are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +123,8 @@ impl Name {
         Scope::Range { start, end: Some(end) }
     }
 
-    fn bounds(&self) -> (Bytes, Bytes) {
+    /// Of all keys below the name: `[start, end)`.
+    pub fn bounds(&self) -> (Bytes, Bytes) {
         // '0' is the character after '/'.
         (self.prefix.clone(), [self.as_bytes(), b"0"].concat().into())
     }
@@ -181,7 +186,7 @@ impl Document {
 
     /// What a value says, if it says something.
     pub fn of(kind: Kind, value: &[u8]) -> Option<Self> {
-        if kind == Kind::Election || value.first() != Some(&b'{') {
+        if kind == Kind::Election || value.first() != Some(&b'{') || value.len() > DOCUMENT_BYTES_MAX {
             return None;
         }
         let document: Self = serde_json::from_slice(value).ok()?;
@@ -311,6 +316,7 @@ mod tests {
         };
         let (name, key) = (Name::new(b"l"), Key::new("l/1").unwrap());
         let shared = Document::new(Claim::Shared, String::new(), BTreeMap::new(), 1).encode();
+        let long = [&shared[..], &b" ".repeat(DOCUMENT_BYTES_MAX)[..]].concat();
         for (kind, value, claim) in [
             (Kind::Lock, &shared[..], Claim::Shared),
             (Kind::Election, &shared[..], Claim::Exclusive),
@@ -318,9 +324,21 @@ mod tests {
             (Kind::Lock, br#"{"lock":2,"mode":"shared"}"#, Claim::Exclusive),
             (Kind::Lock, br#"{"lock":1,"mode":"permit"}"#, Claim::Exclusive),
             (Kind::Lock, br#"{"mode":"shared"}"#, Claim::Exclusive),
+            (Kind::Lock, &long[..], Claim::Exclusive),
         ] {
             let contender = name.contender(kind, &key, &meta, value).unwrap();
-            assert_eq!(contender.claim, claim, "{}", value.escape_ascii());
+            assert_eq!(contender.claim, claim, "{}", value[..value.len().min(60)].escape_ascii());
         }
+    }
+
+    #[test]
+    fn the_largest_document_of_ours_is_understood() {
+        // Texts as long as they may be, and in JSON six times that.
+        let (owner, metadata) = ("\u{1}".repeat(256), "\u{1}".repeat(4_095));
+        let document = Document::new(Claim::Permit(u32::MAX), owner, [("k".into(), metadata)].into(), u64::MAX);
+        let document = (1..ACQUIRES_MAX as u64).fold(document, |document, nth| document.with(u64::MAX - nth));
+        let companion = segment(lease(-1), Some(u64::MAX));
+        let document = Document { companion: Some(companion.clone()), stands_for: Some(companion), ..document };
+        assert_eq!(Document::of(Kind::Lock, &document.encode()), Some(document));
     }
 }

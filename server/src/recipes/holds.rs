@@ -64,27 +64,6 @@ pub async fn release(
     Err(RecipeError::contended())
 }
 
-/// The same for an acquire that joined the hold with this key.
-pub(super) async fn release_key(
-    contest: &Contest,
-    key: &Key,
-    acquire: u64,
-    token: Revision,
-    deadline: Instant,
-) -> Result<(), RecipeError> {
-    for _ in 0..ROUNDS_MAX {
-        contest.rooms.barrier(deadline).await?;
-        let kv = contest.get(key).await?.filter(|kv| {
-            kv.meta.create_revision == token && contest.document(kv).is_some_and(|document| document.has(acquire))
-        });
-        let Some(kv) = kv else { return Ok(()) };
-        if write(contest, without(contest, &kv, acquire), deadline).await?.is_some() {
-            return Ok(());
-        }
-    }
-    Err(RecipeError::contended())
-}
-
 /// Turns an exclusive hold into a shared one.
 pub async fn downgrade(
     contest: &Contest,
@@ -172,7 +151,7 @@ fn is_of(contest: &Contest, kv: &KeyValue, own: &Key, acquire: u64, token: Revis
 }
 
 /// Takes an acquire out of a hold; with the last one the key goes.
-fn without(contest: &Contest, kv: &KeyValue, acquire: u64) -> Txn {
+pub(super) fn without(contest: &Contest, kv: &KeyValue, acquire: u64) -> Txn {
     match contest.document(kv) {
         Some(document) if document.acquires.len() > 1 => {
             let put = put_value(&kv.key, document.without(acquire).encode());

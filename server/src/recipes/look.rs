@@ -2,17 +2,20 @@
 //!
 //! Invariants:
 //! - All of a look comes from one view.
+//! - What a look holds is bounded by the number of contenders, whatever their values.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_proto::{Key, Revision};
-use quorate_state::command::{RangeQuery, Refine};
 use quorate_state::outcome::KeyValue;
+use quorate_state::view::ReadError;
 
 use super::contender::{Document, Kind, Name};
 use super::line::Line;
-use crate::api::{Rooms, Trouble, Weight};
+use super::scan::scan;
+use crate::api::{Rooms, StoreView, Trouble, Weight};
 
 /// A lock or an election, and the rooms to reach it by. Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +32,7 @@ pub struct Contest {
 pub struct Look {
     /// Who stands where.
     pub line: Line,
-    /// All keys below the name.
+    /// All keys below the name. Values are left out that say nothing to the line, as those of an election's candidates.
     pub kvs: HashMap<Key, KeyValue>,
     /// As of when.
     pub revision: Revision,
@@ -49,24 +52,32 @@ impl Contest {
     /// Looks at the newest that this member has; take a barrier first where that matters.
     pub async fn look(&self) -> Result<Look, Trouble> {
         self.rooms.lines.counts.reads();
-        let query = RangeQuery {
-            span: self.name.span(),
-            revision: None,
-            limit: None,
-            bytes_max: None,
-            descending: false,
-            keys_only: false,
-            count_only: false,
-            count_all: false,
-            refine: Refine::default(),
-        };
-        let (found, revision) =
-            self.rooms.read(Weight::Heavy, move |view| Ok((view.range(&query)?.kvs, view.revision()))).await?;
-        let mut look = Look { line: Line::default(), kvs: HashMap::with_capacity(found.len()), revision };
-        for kv in found {
+        let contest = self.clone();
+        self.rooms.read(Weight::Heavy, move |view| contest.look_at(view)).await
+    }
+
+    /// Who leads the election, value and all, and as of which revision.
+    pub async fn leader(&self) -> Result<(Option<KeyValue>, Revision), Trouble> {
+        self.rooms.lines.counts.reads();
+        let contest = self.clone();
+        let read = self.rooms.read(Weight::Heavy, move |view| {
+            let look = contest.look_at(view)?;
+            let leader = look.line.first().map(|first| view.get(&first.key, None)).transpose()?.flatten();
+            Ok((leader, look.revision))
+        });
+        read.await
+    }
+
+    fn look_at(&self, view: &StoreView<'_>) -> Result<Look, ReadError> {
+        let mut look = Look { line: Line::default(), kvs: HashMap::new(), revision: view.revision() };
+        scan(view, self.name.bounds(), None, |mut kv| {
+            if Document::of(self.kind, &kv.value).is_none() {
+                kv.value = Bytes::new();
+            }
             self.enter(&mut look.line, &kv);
             look.kvs.insert(kv.key.clone(), kv);
-        }
+            true
+        })?;
         look.line.granted();
         Ok(look)
     }

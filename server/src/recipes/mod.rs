@@ -19,6 +19,7 @@ mod line;
 mod lines;
 mod look;
 mod place;
+mod scan;
 
 pub use acquire::{Wanted, acquire};
 pub use call::Call;

@@ -22,11 +22,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::call::Call;
+use super::contender::Document;
 use super::holds;
 use super::leaders::unexpected;
 use super::look::Contest;
 use crate::api::Trouble;
-use crate::error::ConsensusError;
 use crate::tasks::Task;
 
 /// How long a caller whose connection broke has to ask again.
@@ -102,10 +102,10 @@ enum Undo {
     Nothing,
     /// Delete the contender if nobody has written it since this revision.
     Delete(Revision),
-    /// Release one acquire of a hold that others have, too.
+    /// Release one acquire of a hold that others have, too, if nobody has written the contender since this revision.
     Release {
         acquire: u64,
-        token: Revision,
+        put: Revision,
     },
 }
 
@@ -178,20 +178,19 @@ impl Attempt {
         })
     }
 
-    /// Writes `txn`, by which `acquire` joins the hold of `key`.
-    pub fn join(
-        &self,
-        key: &Key,
-        txn: Txn,
-        acquire: u64,
-        token: Revision,
-    ) -> oneshot::Receiver<Result<Place, Trouble>> {
-        self.write(key, txn, move |done, _| {
-            if done.succeeded {
-                (Standing::TakenOver, Undo::Release { acquire, token })
-            } else {
-                (Standing::Refused, Undo::Nothing)
-            }
+    /// Joins the hold of a contender, if that is as it was seen. One whose acquire is in it already writes it all the
+    /// same, so that nobody who came before takes the acquire out.
+    pub fn join(&self, seen: &KeyValue, document: Document, acquire: u64) -> oneshot::Receiver<Result<Place, Trouble>> {
+        let was_there = document.has(acquire);
+        let document = if was_there { document } else { document.with(acquire) };
+        let put = holds::put_value(&seen.key, document.encode());
+        let txn = Txn { compares: vec![unchanged(seen)], then: vec![TxnOp::Put(put)], otherwise: Vec::new() };
+        // Else it may be a later attempt's.
+        let is_before = seen.meta.mod_revision <= self.call.as_of();
+        self.write(&seen.key, txn, move |done, put| match done.succeeded {
+            true if was_there && !is_before => (Standing::There, Undo::Nothing),
+            true => (Standing::TakenOver, Undo::Release { acquire, put }),
+            false => (Standing::Refused, Undo::Nothing),
         })
     }
 
@@ -267,22 +266,28 @@ impl Drop for Place {
 async fn take_back(contest: &Contest, key: &Key, undo: Undo) -> Result<(), Trouble> {
     match undo {
         Undo::Nothing => Ok(()),
-        Undo::Release { acquire, token } => {
-            let until = Instant::now() + OUTCOME_PATIENCE;
-            let released = holds::release_key(contest, key, acquire, token, until).await;
-            released.map(drop).map_err(|error| ConsensusError::Membership { reason: error.to_string() }.into())
+        // Another who joins the hold in the meantime keeps the acquire in it: until the session ends, at the latest.
+        Undo::Release { acquire, put } => {
+            unless_rewritten(contest, key, put, |kv| holds::without(contest, kv, acquire)).await
         }
-        Undo::Delete(put) => {
-            let reached = contest.rooms.consensus.wait_revision(put, Instant::now() + OUTCOME_PATIENCE);
-            reached.await?;
-            match contest.get(key).await? {
-                Some(kv) if kv.meta.mod_revision == put => {
-                    contest.rooms.write_to_the_end(Command::Txn(deletion(contest, &kv)), OUTCOME_PATIENCE).await?;
-                    Ok(())
-                }
-                _ => Ok(()),
-            }
+        Undo::Delete(put) => unless_rewritten(contest, key, put, |kv| deletion(contest, kv)).await,
+    }
+}
+
+/// Writes what undoes a put, if nobody has written the key since.
+async fn unless_rewritten(
+    contest: &Contest,
+    key: &Key,
+    put: Revision,
+    txn: impl FnOnce(&KeyValue) -> Txn,
+) -> Result<(), Trouble> {
+    contest.rooms.consensus.wait_revision(put, Instant::now() + OUTCOME_PATIENCE).await?;
+    match contest.get(key).await? {
+        Some(kv) if kv.meta.mod_revision == put => {
+            contest.rooms.write_to_the_end(Command::Txn(txn(&kv)), OUTCOME_PATIENCE).await?;
+            Ok(())
         }
+        _ => Ok(()),
     }
 }
 

@@ -78,11 +78,9 @@ async fn resign(rooms: &Arc<Rooms>, request: ResignRequest, end: Instant) -> Res
 
 async fn leader(rooms: &Arc<Rooms>, request: LeaderRequest, end: Instant) -> Result<LeaderResponse, Refused> {
     rooms.barrier(end).await?;
-    let look = Contest::election(rooms, &request.name).look().await?;
-    let leader = look.line.first().and_then(|first| look.kvs.get(&first.key)).cloned();
-    match leader {
-        Some(kv) => Ok(response(rooms, look.revision, kv)),
-        None => Err(unknown("election: no leader")),
+    match Contest::election(rooms, &request.name).leader().await? {
+        (Some(kv), revision) => Ok(response(rooms, revision, kv)),
+        (None, _) => Err(unknown("election: no leader")),
     }
 }
 

@@ -90,9 +90,8 @@ async fn resign(rooms: &Arc<Rooms>, request: v1::ResignRequest, end: Instant) ->
 async fn leader(rooms: &Arc<Rooms>, request: v1::LeaderRequest, end: Instant) -> Result<v1::LeaderResponse, Refusal> {
     contenders::name(&request.name)?;
     rooms.fresh(request.read.as_ref(), end).await?;
-    let look = Contest::election(rooms, &request.name).look().await?;
-    let leader = look.line.first().and_then(|first| look.kvs.get(&first.key));
-    Ok(response(rooms, Observed { revision: look.revision, leader: leader.cloned() }))
+    let (leader, revision) = Contest::election(rooms, &request.name).leader().await?;
+    Ok(response(rooms, Observed { revision, leader }))
 }
 
 fn response(rooms: &Rooms, observed: Observed) -> v1::LeaderResponse {

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_proto::Revision;
 use quorate_proto::v1;
-use quorate_state::command::{RangeQuery, Refine, Span};
 use quorate_state::outcome::KeyValue;
 use quorate_state::view::{ListQuery, ReadError};
 use tokio::time::Instant;
@@ -22,14 +21,12 @@ use super::names::{ROOT, ServiceName};
 use super::protection::Protection;
 use super::settings::ServiceSettings;
 use crate::api::{StoreView, Weight};
+use crate::recipes::scan::scan;
 
 /// Instances of one answer.
 const INSTANCES_MAX: usize = 10_000;
 /// Bytes of one answer: below what clients of gRPC take.
 const ANSWER_BYTES_MAX: usize = 3 << 20;
-/// Keys read at a time, and their bytes.
-const STEP_KEYS: usize = 1_024;
-const STEP_BYTES: usize = 4 << 20;
 /// Instances that are looked at for one page of services.
 const COUNTED_MAX: u64 = 50_000;
 /// For this member to see that instances expired: it has them in its store already.
@@ -242,39 +239,6 @@ pub(super) fn each(
         Some(instance) => visit(kv, instance),
         None => true,
     })
-}
-
-/// Visits the keys of a range in order, until `visit` says false.
-pub(super) fn scan(
-    view: &StoreView<'_>,
-    (mut start, end): (Bytes, Bytes),
-    at: Option<Revision>,
-    mut visit: impl FnMut(KeyValue) -> bool,
-) -> Result<(), ReadError> {
-    loop {
-        let query = RangeQuery {
-            span: Span::Range { start, end: Some(end.clone()) },
-            revision: at,
-            limit: Some(STEP_KEYS),
-            bytes_max: Some(STEP_BYTES),
-            descending: false,
-            keys_only: false,
-            count_only: false,
-            count_all: false,
-            refine: Refine::default(),
-        };
-        let done = view.range(&query)?;
-        let next = done.kvs.last().map(|last| [last.key.as_bytes(), b"\0"].concat());
-        for kv in done.kvs {
-            if !visit(kv) {
-                return Ok(());
-            }
-        }
-        match next {
-            Some(next) if done.more => start = next.into(),
-            _ => return Ok(()),
-        }
-    }
 }
 
 fn children_revision(view: &StoreView<'_>, service: &ServiceName) -> Result<Revision, ReadError> {

@@ -30,11 +30,12 @@ use quorate_state::view::ReadError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Discovery;
 use super::check::{Check, Kind};
 use super::document::Document;
 use super::names::{InstanceName, Place, ROOT, all_checkers, all_ttl_keys, checker_of, place, ttl_check_of};
-use super::{Discovery, resolve};
 use crate::api::{StoreView, Weight};
+use crate::recipes::scan::scan;
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchSpec};
 use jobs::{Done, Job};
 pub use networks::Networks;
@@ -101,7 +102,7 @@ struct Loaded {
 fn load(view: &StoreView<'_>) -> Result<Loaded, ReadError> {
     let mut loaded = Loaded { checked: Vec::new(), members: BTreeSet::new(), revision: view.revision() };
     let services = (format!("{ROOT}/").into(), format!("{ROOT}0").into());
-    resolve::scan(view, services, None, |kv| {
+    scan(view, services, None, |kv| {
         if let Some(Place::Instance(service, id)) = place(&kv.key) {
             let name = InstanceName { service, id: id.to_owned() };
             let checks = Document::read(&kv.value).map(|document| document.checks).unwrap_or_default();
@@ -111,7 +112,7 @@ fn load(view: &StoreView<'_>) -> Result<Loaded, ReadError> {
         }
         true
     })?;
-    resolve::scan(view, all_checkers(), None, |kv| {
+    scan(view, all_checkers(), None, |kv| {
         loaded.members.extend(checker_of(&kv.key));
         true
     })?;

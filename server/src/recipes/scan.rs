@@ -1,0 +1,49 @@
+//! Reads a range of any size step by step.
+//!
+//! Invariants:
+//! - No more than one step is in memory, beside what the visitor keeps.
+
+use bytes::Bytes;
+use quorate_proto::Revision;
+use quorate_state::command::{RangeQuery, Refine, Span};
+use quorate_state::outcome::KeyValue;
+use quorate_state::view::ReadError;
+
+use crate::api::StoreView;
+
+/// Keys read at a time, and their bytes.
+const STEP_KEYS: usize = 1_024;
+const STEP_BYTES: usize = 4 << 20;
+
+/// Visits the keys of a range in order, until `visit` says false.
+pub fn scan(
+    view: &StoreView<'_>,
+    (mut start, end): (Bytes, Bytes),
+    at: Option<Revision>,
+    mut visit: impl FnMut(KeyValue) -> bool,
+) -> Result<(), ReadError> {
+    loop {
+        let query = RangeQuery {
+            span: Span::Range { start, end: Some(end.clone()) },
+            revision: at,
+            limit: Some(STEP_KEYS),
+            bytes_max: Some(STEP_BYTES),
+            descending: false,
+            keys_only: false,
+            count_only: false,
+            count_all: false,
+            refine: Refine::default(),
+        };
+        let done = view.range(&query)?;
+        let next = done.kvs.last().map(|last| [last.key.as_bytes(), b"\0"].concat());
+        for kv in done.kvs {
+            if !visit(kv) {
+                return Ok(());
+            }
+        }
+        match next {
+            Some(next) if done.more => start = next.into(),
+            _ => return Ok(()),
+        }
+    }
+}
