@@ -19,13 +19,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::authority::LenientSocket;
 use crate::connection::{Connection, NotedSocket, OfConnection};
-use crate::socket::GatheringSocket;
+use crate::socket::{GatheringSocket, rest_after};
 use crate::tasks::{Task, Tasks};
 
 /// What hyper buffers for a stream whose client does not read.
@@ -40,8 +40,6 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const HAND_OVER_MAX: usize = 256;
 /// Threads for long reads, for each door runtime.
 const BLOCKING_THREADS_MAX: usize = 8;
-/// After an accept that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The doors of a member, open.
 pub struct Doors {
@@ -137,10 +135,7 @@ impl Accept {
     async fn one(&mut self, listener: &TcpListener, next: usize) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                return sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => return rest_after(&error, "a connection of a client").await,
         };
         if self.connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
             tracing::warn!(connections = CONNECTIONS_MAX, "too many connections: one is refused");

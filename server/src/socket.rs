@@ -14,14 +14,25 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
 
 use crate::alarm::Alarm;
 
 /// What is gathered at most.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// After a socket failed.
+const REST: Duration = Duration::from_millis(50);
+
+/// Rests after a socket brought an error instead of a connection or a packet, for want of descriptors for one: it will
+/// serve again, but not at once.
+pub async fn rest_after(error: &io::Error, wanted: &'static str) {
+    tracing::warn!(%error, wanted, "a socket failed");
+    sleep(REST).await;
+}
 
 /// The wrapper. Flushing it returns before the bytes have left.
 pub struct GatheringSocket<S> {

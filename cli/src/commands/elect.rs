@@ -112,8 +112,11 @@ async fn lead(
         election = election.wait(limit);
     }
     let (leadership, session) = under::unless_signalled(election.campaign(value), session, signals).await?;
-    if args.command.is_empty() {
-        print_leading(&leadership, args, output)?;
+    if args.command.is_empty()
+        && let Err(failure) = print_leading(&leadership, args, output)
+    {
+        under::end(session).await;
+        return Err(failure);
     }
     let environment = vec![
         ("QUORATE_ELECTION_NAME", os(args.name.as_bytes())),

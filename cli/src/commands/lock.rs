@@ -100,8 +100,11 @@ async fn hold(args: &LockArgs, client: &Client, connection: &Connection, output:
     let session = client.lease(args.ttl).grant().await?;
     let acquire = asked(args, client).session(&session).acquire();
     let (guard, session) = under::unless_signalled(acquire, session, &mut signals).await?;
-    if args.command.is_empty() {
-        print_held(&guard, output)?;
+    if args.command.is_empty()
+        && let Err(failure) = print_held(&guard, output)
+    {
+        under::end(session).await;
+        return Err(failure);
     }
     let environment = vec![
         ("QUORATE_LOCK_NAME", os(guard.name())),

@@ -23,9 +23,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::recipes::discovery::Discovery;
+use crate::socket::rest_after;
 use crate::tasks::{Task, Tasks};
 use server::{Answers, Way};
 
@@ -36,8 +37,6 @@ const CONNECTIONS_MAX: usize = 256;
 const QUERY_BYTES_MAX: usize = 4_096;
 /// For the next query of a connection, and for each part of one.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-/// After a socket failed.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Sockets that are bound and not served yet.
 pub struct Sockets {
@@ -96,11 +95,7 @@ async fn packets(socket: tokio::net::UdpSocket, answers: Arc<Answers>, tasks: Ta
                     }
                 });
             }
-            // Of an earlier answer that could not be delivered, for one.
-            Err(error) => {
-                tracing::debug!(%error, "a DNS packet was not received");
-                sleep(PAUSE).await;
-            }
+            Err(error) => rest_after(&error, "a DNS packet").await,
         }
     }
 }
@@ -127,10 +122,7 @@ async fn connections(listener: tokio::net::TcpListener, answers: Arc<Answers>, t
                 });
             }
             (Ok(_), Err(_)) => tracing::debug!("too many DNS connections: one is refused"),
-            (Err(error), _) => {
-                tracing::debug!(%error, "a DNS connection was not accepted");
-                sleep(PAUSE).await;
-            }
+            (Err(error), _) => rest_after(&error, "a DNS connection").await,
         }
     }
 }
