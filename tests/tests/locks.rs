@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use quorate::{Client, Error};
+use quorate::{Client, Error, Op};
 use quorate_tests::checkers::locks::{History, Hold, Write};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::netns::Network;
@@ -212,4 +212,48 @@ async fn whoever_comes_first_is_granted_first_also_over_a_killed_leader() {
         tokens.push(waiting.await.unwrap());
     }
     assert!(tokens.is_sorted(), "granted in the order of coming: {tokens:?}");
+}
+
+/// Takes the lock once, and gives it back.
+async fn hold(client: &Client) -> i64 {
+    let guard = client.lock("/tokens/one").acquire().await.unwrap();
+    let token = guard.token().0;
+    guard.release().await.unwrap();
+    token
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_grow_over_restarts_of_members_and_of_the_cluster_and_over_the_end_of_the_locks_directory() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let mut tokens = vec![hold(&client).await];
+    for member in 0..3 {
+        cluster.stop(member);
+        tokens.push(hold(&client).await);
+        cluster.run(member);
+        cluster.wait_for_leader().await;
+        tokens.push(hold(&client).await);
+    }
+    // The directory goes with a hold in it, and what is left of both is compacted away.
+    let guard = client.lock("/tokens/one").acquire().await.unwrap();
+    tokens.push(guard.token().0);
+    let deleted = client.delete_subtree("/tokens").await.unwrap();
+    assert!(deleted.deleted > 0);
+    client.compact(deleted.header.revision).await.unwrap();
+    guard.lost().await;
+    tokens.push(hold(&client).await);
+    // All members go at one time: one by one as asked, then as in a power loss, with a hold.
+    for killed in [false, true] {
+        let guard = client.lock("/tokens/two").acquire().await.unwrap();
+        tokens.push(guard.token().0);
+        for member in 0..3 {
+            if killed { cluster.kill(member) } else { cluster.stop(member) }
+        }
+        cluster.run_all().await;
+        let written = client.txn(guard.txn().then(Op::put("/fenced", "1"))).await.unwrap();
+        assert!(written.succeeded, "the hold outlives its members");
+        guard.release().await.unwrap();
+        tokens.push(hold(&client).await);
+    }
+    assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
 }
