@@ -71,6 +71,17 @@ async fn a_command_runs_while_its_lock_is_held_and_its_exit_code_is_passed_on() 
 }
 
 #[tokio::test]
+async fn what_cannot_be_told_is_not_held() {
+    let cluster = Cluster::start(1).await;
+    for verb in [&["lock", "told"][..], &["elect", "told", "me"]] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let status = quorate(&cluster, &[verb, &["--ttl", "1h"]].concat()).stdout(full).status().unwrap();
+        assert!(!status.success());
+        assert_eq!(json(&cluster, &["lease", "list"])["leases"].as_array().unwrap().len(), 0, "{verb:?}");
+    }
+}
+
+#[tokio::test]
 async fn one_holds_others_wait_are_busy_or_are_shown() {
     let cluster = Cluster::start(1).await;
     let (mut holder, token) = start(&cluster, &["lock", "jobs", "--owner", "first"]);
