@@ -14,7 +14,7 @@ use doors::three::Three;
 use doors::{Events, detail};
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::{Happened, Kind};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tonic::{Code, Request};
 
 fn put(key: &str, value: &str) -> v1::PutRequest {
