@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use contenders::{
-    Acquired, Client, acquire, campaign, describe, detail_of, election, grant, lock, next, observe, release, settled,
-    until_waiting, waits, wish,
+    Acquired, Client, acquire, campaign, describe, detail_of, election, grant, next, observe, patiently, release,
+    settled, until_waiting, waits, wish,
 };
 use doors::Doors;
 use doors::three::Three;
@@ -97,7 +97,7 @@ async fn a_hold_that_a_retry_was_told_of_survives_the_first_members_clean_up() {
     client.cut();
     broken.await.unwrap().unwrap_err();
     assert!(release(two, "l", lease, 1, held.token).await);
-    let retried = timeout(PATIENCE, acquire(two, "l", lease, 2)).await.unwrap().unwrap();
+    let retried = patiently(two, wish("l", lease, 2)).await;
     sleep(Duration::from_millis(2_500)).await;
     let shown = describe(one, "l").await;
     assert_eq!(shown.holders.iter().map(|holder| holder.token).collect::<Vec<_>>(), [retried.token]);
@@ -117,7 +117,8 @@ async fn a_reentrant_hold_that_a_retry_was_told_of_survives_the_first_members_cl
     let client = Client::connect(member).await;
     let mut first = v1::lock_client::LockClient::new(client.channel.clone());
     first.describe(v1::DescribeLockRequest { name: "l".into(), ..Default::default() }).await.unwrap();
-    // It is put, but the member does not hear of that before its client has gone elsewhere.
+    // It is put, but the member does not hear of that, by whatever leader, before its client has gone elsewhere.
+    three.net.part(&[slow], &three.others(leader)[1..]);
     three.net.cut(leader, slow);
     let asked = wish.clone();
     let broken = tokio::spawn(async move { first.acquire(asked).await });
@@ -130,7 +131,7 @@ async fn a_reentrant_hold_that_a_retry_was_told_of_survives_the_first_members_cl
     timeout(PATIENCE, put).await.expect("the contender is put");
     client.cut();
     broken.await.unwrap().unwrap_err();
-    let held = lock(leads).acquire(wish).await.unwrap().into_inner();
+    let held = patiently(leads, wish).await;
     three.net.heal();
     // The clean-up comes two seconds after the outcome.
     sleep(Duration::from_secs(4)).await;

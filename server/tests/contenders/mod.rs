@@ -52,6 +52,20 @@ pub fn acquire(doors: &Doors, name: &str, lease: i64, id: u64) -> impl Future<Ou
     wanted(doors, wish(name, lease, id))
 }
 
+/// As a client does: again while the member is without contact to its leader.
+pub async fn patiently(doors: &Doors, request: v1::AcquireRequest) -> v1::AcquireResponse {
+    let acquired = async {
+        loop {
+            match wanted(doors, request.clone()).await {
+                Err(status) if detail_of(&status).kind() == v1::error_detail::Kind::NoQuorum => {}
+                acquired => return acquired.unwrap(),
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, acquired).await.expect("it is held in the end")
+}
+
 pub fn shared(doors: &Doors, name: &str, lease: i64, id: u64) -> impl Future<Output = Acquired> + use<> {
     wanted(doors, v1::AcquireRequest { mode: v1::LockMode::Shared.into(), ..wish(name, lease, id) })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_server::consensus::snapshotter::SnapshotRules;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
 use super::{Doors, Start};
@@ -19,7 +20,11 @@ pub struct Three {
     pub members: BTreeMap<u64, Doors>,
     pub net: Arc<Net>,
     _dir: tempfile::TempDir,
+    _turn: SemaphorePermit<'static>,
 }
+
+/// Two clusters at a time: members that are starved lose contact with their leader, which then is what is tested.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 impl Three {
     /// Returns once one leads.
@@ -29,6 +34,7 @@ impl Three {
 
     /// The same, with other rules for snapshots.
     pub async fn with_rules(snapshot_rules: SnapshotRules) -> Self {
+        let turn = TURNS.acquire().await.unwrap();
         let (dir, net) = (tempfile::tempdir().unwrap(), Net::new());
         let mut members = BTreeMap::new();
         for id in 1..=3 {
@@ -37,7 +43,7 @@ impl Three {
         }
         let nodes = (1..=3).map(|id| (member_id(id), node(id))).collect();
         members[&1].consensus.initialise(nodes).await.unwrap();
-        let three = Self { members, net, _dir: dir };
+        let three = Self { members, net, _dir: dir, _turn: turn };
         three.leader().await;
         three
     }
