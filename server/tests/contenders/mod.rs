@@ -48,22 +48,27 @@ fn wanted(doors: &Doors, request: v1::AcquireRequest) -> impl Future<Output = Ac
     async move { client.acquire(request).await.map(tonic::Response::into_inner) }
 }
 
-pub fn acquire(doors: &Doors, name: &str, lease: i64, id: u64) -> impl Future<Output = Acquired> + use<> {
-    wanted(doors, wish(name, lease, id))
-}
-
-/// As a client does: again while the member is without contact to its leader.
-pub async fn patiently(doors: &Doors, request: v1::AcquireRequest) -> v1::AcquireResponse {
-    let acquired = async {
+/// Asks again, as a client does, where the member has no contact to its leader: on a starved machine that happens.
+pub fn patiently(doors: &Doors, request: v1::AcquireRequest) -> impl Future<Output = Acquired> + use<> {
+    let mut client = lock(doors);
+    async move {
         loop {
-            match wanted(doors, request.clone()).await {
+            match client.acquire(request.clone()).await.map(tonic::Response::into_inner) {
                 Err(status) if detail_of(&status).kind() == v1::error_detail::Kind::NoQuorum => {}
-                acquired => return acquired.unwrap(),
+                acquired => return acquired,
             }
             sleep(Duration::from_millis(50)).await;
         }
-    };
-    timeout(PATIENCE, acquired).await.expect("it is held in the end")
+    }
+}
+
+pub fn acquire(doors: &Doors, name: &str, lease: i64, id: u64) -> impl Future<Output = Acquired> + use<> {
+    patiently(doors, wish(name, lease, id))
+}
+
+/// Asks once.
+pub fn acquire_once(doors: &Doors, name: &str, lease: i64, id: u64) -> impl Future<Output = Acquired> + use<> {
+    wanted(doors, wish(name, lease, id))
 }
 
 pub fn shared(doors: &Doors, name: &str, lease: i64, id: u64) -> impl Future<Output = Acquired> + use<> {
