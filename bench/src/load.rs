@@ -60,7 +60,7 @@ pub async fn run(
     let phase = Arc::new(AtomicU8::new(WARM_UP));
     let mut running = JoinSet::new();
     for (i, mut caller) in callers.into_iter().enumerate() {
-        caller.prepare(&lane.connections[i % lane.connections.len()]).await?;
+        answered(caller.prepare(&lane.connections[i % lane.connections.len()])).await?;
         running.spawn(run_caller(caller, lane.clone(), i, Arc::clone(&phase)));
     }
     sleep(warm_up).await;
@@ -78,12 +78,17 @@ pub async fn run(
         }
         Ok(())
     };
-    timeout(PATIENCE, ended).await.unwrap_or_else(|_| wrong("a call was never answered"))?;
+    answered(ended).await?;
     window.operations = window.latencies.len() as u64;
     if window.operations == 0 {
         return wrong("no operation ended within the window");
     }
     Ok(window)
+}
+
+/// What is not answered in good time fails the run.
+pub async fn answered<T>(asked: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(PATIENCE, asked).await.unwrap_or_else(|_| wrong("a call was never answered"))
 }
 
 async fn run_caller(mut caller: Box<dyn Caller>, lane: Lane, i: usize, phase: Arc<AtomicU8>) -> Result<Vec<Duration>> {

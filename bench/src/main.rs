@@ -30,6 +30,7 @@ use crate::cluster::Places;
 use crate::failure::{Result, io, wrong};
 use crate::figures::Figures;
 use crate::report::Report;
+use crate::stage::Subject;
 use crate::works::Selection;
 
 #[global_allocator]
@@ -50,6 +51,9 @@ struct Args {
     /// Only these works, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     works: Vec<String>,
+    /// Only these as they are driven, separated by commas: for a profile of one, which has no ratios then
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    subjects: Vec<Subject>,
     /// Short windows and small stores: to see that it runs, not to quote
     #[arg(long)]
     quick: bool,
@@ -73,7 +77,7 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<()> {
     let plan = if args.quick { plan::QUICK } else { plan::FULL };
-    let selection = Selection::of(&args.works)?;
+    let selection = Selection::of(&args.works, args.subjects)?;
     let places = Places { peer: args.peer, quorate: args.quorate, data: args.data };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let mut figures = Figures::default();

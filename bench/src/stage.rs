@@ -6,18 +6,19 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::proc::connections_to;
 use crate::cluster::{Cluster, Places, System};
 use crate::failure::{Result, wrong};
 use crate::fill;
 use crate::keys::first_key;
+use crate::load::answered;
 use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE, UNTOUCHED_KEYS};
 use crate::wire::{self, Client, Connection, Service};
 
 /// Who is measured: a system as one kind of client sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// etcd, on its own wire.
@@ -74,7 +75,7 @@ impl Stage {
             let address = stage.cluster(subject).members()[0].client_address();
             let services = match subject.client() {
                 Client::Etcd => wire::served(address).await?,
-                Client::Native => vec![Service::Kv, Service::Lease, Service::Watch],
+                Client::Native => vec![Service::Kv, Service::Lease, Service::Lock, Service::Watch],
             };
             if services.contains(&Service::Kv) {
                 let lane = stage.lane(subject, services).await?;
@@ -124,8 +125,7 @@ impl Stage {
         let connections = self.connect(subject).await?;
         // A client that connects when it is first used does it here.
         for connection in &connections {
-            let first = connection.get(first_key(), false);
-            timeout(PATIENCE, first).await.unwrap_or_else(|_| wrong("a first get was not answered"))?;
+            answered(connection.get(first_key(), false)).await?;
         }
         let after = counts()?;
         for i in 0..MEMBERS {

@@ -42,6 +42,12 @@ pub struct EtcdWatch {
 
 /// A stream of keep-alives.
 pub struct KeepAlives {
+    channel: Channel,
+    /// Opened by the first request: etcd does not answer a stream before it has one.
+    stream: Option<KeepAliveStream>,
+}
+
+struct KeepAliveStream {
     requests: mpsc::Sender<pb::LeaseKeepAliveRequest>,
     answers: tonic::Streaming<pb::LeaseKeepAliveResponse>,
 }
@@ -134,10 +140,8 @@ impl EtcdWire {
         Ok(answer.into_inner().leases.len())
     }
 
-    pub async fn keep_alives(&self) -> Result<KeepAlives> {
-        let (requests, queue) = mpsc::channel(KEEP_ALIVES_WAITING);
-        let answers = LeaseClient::new(self.0.clone()).lease_keep_alive(ReceiverStream::new(queue)).await;
-        Ok(KeepAlives { requests, answers: answers.map_err(call("keep-alive"))?.into_inner() })
+    pub fn keep_alives(&self) -> KeepAlives {
+        KeepAlives { channel: self.0.clone(), stream: None }
     }
 
     pub async fn lock(&self, name: Bytes, lease: i64) -> Result<Bytes> {
@@ -183,8 +187,20 @@ impl KeepAlives {
     /// Renews a lease, which must exist.
     pub async fn renew(&mut self, lease: i64) -> Result<()> {
         let request = pb::LeaseKeepAliveRequest { id: lease };
-        self.requests.send(request).await.map_err(call("keep-alive"))?;
-        match self.answers.message().await.map_err(call("keep-alive"))? {
+        let answers = match &mut self.stream {
+            Some(stream) => {
+                stream.requests.send(request).await.map_err(call("keep-alive"))?;
+                &mut stream.answers
+            }
+            None => {
+                let (requests, queue) = mpsc::channel(KEEP_ALIVES_WAITING);
+                requests.send(request).await.map_err(call("keep-alive"))?;
+                let opened = LeaseClient::new(self.channel.clone()).lease_keep_alive(ReceiverStream::new(queue)).await;
+                let answers = opened.map_err(call("keep-alive"))?.into_inner();
+                &mut self.stream.insert(KeepAliveStream { requests, answers }).answers
+            }
+        };
+        match answers.message().await.map_err(call("keep-alive"))? {
             Some(answer) if answer.id == lease && answer.ttl > 0 => Ok(()),
             Some(answer) if answer.id == lease => wrong("a lease that is kept alive has ended"),
             answer => wrong(format!("a keep-alive was answered by {answer:?}")),

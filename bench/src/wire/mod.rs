@@ -136,9 +136,9 @@ impl Connection {
     }
 
     /// A stream of keep-alives. Quorate's own client keeps its leases alive by itself, and has none.
-    pub async fn keep_alives(&self) -> Result<KeepAlives> {
+    pub fn keep_alives(&self) -> Result<KeepAlives> {
         match self {
-            Self::Etcd(wire) => wire.keep_alives().await,
+            Self::Etcd(wire) => Ok(wire.keep_alives()),
             Self::Native(_) => {
                 wrong("a client that keeps leases alive by itself was asked for a stream of keep-alives")
             }

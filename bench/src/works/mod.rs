@@ -74,41 +74,51 @@ pub fn names() -> Vec<&'static str> {
         .collect()
 }
 
-/// Which works run.
-pub struct Selection(Vec<String>);
+/// Which works run, and of whom.
+pub struct Selection {
+    works: Vec<String>,
+    subjects: Vec<Subject>,
+}
 
 impl Selection {
-    /// Those named; all when none is.
-    pub fn of(named: &[String]) -> Result<Self> {
+    /// Those named; all when none is. The same with the subjects.
+    pub fn of(named: &[String], subjects: Vec<Subject>) -> Result<Self> {
         let known = names();
         if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
             return wrong(format!("there is no work {unknown:?}; there are {}", known.join(", ")));
         }
         let all = || known.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self(if named.is_empty() { all() } else { named.to_vec() }))
+        Ok(Self { works: if named.is_empty() { all() } else { named.to_vec() }, subjects })
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|one| one == name)
+        self.works.iter().any(|one| one == name)
+    }
+
+    fn leave(&self, mut stage: Stage) -> Stage {
+        if !self.subjects.is_empty() {
+            stage.lanes.retain(|lane| self.subjects.contains(&lane.subject));
+        }
+        stage
     }
 }
 
 /// Runs what is selected. Works that are done are in `figures` also when a later one fails; of that, nothing is.
 pub async fn run(places: &Places, plan: &Plan, selection: &Selection, figures: &mut Figures) -> Result<()> {
     let own_stage = [KEEP_ALIVES, EXPIRY, FAILOVER, RESTART];
-    if selection.0.iter().any(|name| !own_stage.contains(&name.as_str())) {
-        let stage = Stage::usual(places).await?;
+    if selection.works.iter().any(|name| !own_stage.contains(&name.as_str())) {
+        let stage = selection.leave(Stage::usual(places).await?);
         on_one_stage(&stage, plan, selection, figures).await?;
     }
     if selection.has(KEEP_ALIVES) || selection.has(EXPIRY) {
         eprintln!("bench: {KEEP_ALIVES} and {EXPIRY}, {} leases", plan.leases);
-        let (stage, mut own) = (Stage::usual(places).await?, Figures::default());
+        let (stage, mut own) = (selection.leave(Stage::usual(places).await?), Figures::default());
         sessions::run(&stage, plan, &mut own).await?;
         figures.append(own);
     }
     if selection.has(FAILOVER) {
         eprintln!("bench: {FAILOVER}");
-        let (mut stage, mut own) = (Stage::usual(places).await?, Figures::default());
+        let (mut stage, mut own) = (selection.leave(Stage::usual(places).await?), Figures::default());
         for lane in stage.lanes.clone() {
             failover::run(&mut stage, &lane, plan, &mut own).await?;
         }
@@ -116,7 +126,7 @@ pub async fn run(places: &Places, plan: &Plan, selection: &Selection, figures: &
     }
     if selection.has(RESTART) {
         eprintln!("bench: {RESTART}, {} keys", plan.restart_keys);
-        let (mut stage, mut own) = (Stage::open(places, plan.restart_keys).await?, Figures::default());
+        let (mut stage, mut own) = (selection.leave(Stage::open(places, plan.restart_keys).await?), Figures::default());
         for subject in stage.lanes.iter().map(|lane| lane.subject).collect::<Vec<_>>() {
             restart::run(&mut stage, subject, plan, &mut own).await?;
         }
@@ -197,10 +207,10 @@ mod tests {
 
     #[test]
     fn works_are_selected_by_name() {
-        let some = Selection::of(&["put-64".to_owned(), "restart".to_owned()]).unwrap();
+        let some = Selection::of(&["put-64".to_owned(), "restart".to_owned()], Vec::new()).unwrap();
         assert!(some.has("put-64") && some.has(RESTART) && !some.has("get-64"));
-        assert!(Selection::of(&[]).unwrap().has(MEMORY));
-        let refused = Selection::of(&["put-65".to_owned()]).err().unwrap().to_string();
+        assert!(Selection::of(&[], Vec::new()).unwrap().has(MEMORY));
+        let refused = Selection::of(&["put-65".to_owned()], Vec::new()).err().unwrap().to_string();
         assert!(refused.contains("put-65") && refused.contains("put-64"), "{refused}");
     }
 }

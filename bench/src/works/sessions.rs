@@ -17,7 +17,7 @@ use super::point;
 use crate::cluster::Cluster;
 use crate::failure::{Result, wrong};
 use crate::figures::{Figures, Metric, float, mb, percentile, rate};
-use crate::load::{self, Caller};
+use crate::load::{self, Caller, answered};
 use crate::plan::{EXPIRY_CALLERS, LEASE_CALLERS, Plan};
 use crate::stage::{Lane, Stage, Subject};
 use crate::wire::{Connection, KeepAlives};
@@ -37,7 +37,7 @@ struct Renewer {
 impl Caller for Renewer {
     fn prepare<'a>(&'a mut self, connection: &'a Connection) -> BoxFuture<'a, Result<()>> {
         Box::pin(async {
-            self.stream = Some(connection.keep_alives().await?);
+            self.stream = Some(connection.keep_alives()?);
             Ok(())
         })
     }
@@ -79,7 +79,7 @@ async fn one(lane: &Lane, cluster: &Cluster, plan: &Plan, figures: &mut Figures)
     renew_all(lane, &leases).await?;
     sleep_until(last_renewal_began + plan.lease_ttl).await;
     let mut ending = load::run(lane, cluster, writers(), Duration::ZERO, plan.expiring).await?;
-    let left = lane.connections[0].leases().await?;
+    let left = answered(lane.connections[0].leases()).await?;
     let ended = leases.len().saturating_sub(left);
     let rates = [&calm, &ending].map(rate);
     figures.add_window("puts before mass expiry", lane.subject, &mut calm);
@@ -100,7 +100,7 @@ async fn grant(lane: &Lane, plan: &Plan) -> Result<Vec<i64>> {
         async move {
             let mut own = Vec::new();
             while granted.fetch_add(1, Ordering::Relaxed) < plan.leases {
-                own.push(connection.grant(plan.lease_ttl).await?);
+                own.push(answered(connection.grant(plan.lease_ttl)).await?);
             }
             Ok(own)
         }
@@ -111,9 +111,9 @@ async fn grant(lane: &Lane, plan: &Plan) -> Result<Vec<i64>> {
 /// Renews each lease once.
 async fn renew_all(lane: &Lane, leases: &[i64]) -> Result<()> {
     let callers = leases.chunks(leases.len().div_ceil(LEASE_CALLERS)).enumerate().map(|(caller, own)| async move {
-        let mut stream = lane.connections[caller % lane.connections.len()].keep_alives().await?;
+        let mut stream = lane.connections[caller % lane.connections.len()].keep_alives()?;
         for lease in own {
-            stream.renew(*lease).await?;
+            answered(stream.renew(*lease)).await?;
         }
         Ok(())
     });
