@@ -86,8 +86,8 @@ table! {
     Connection,     "q-conn",      "api",       Logged;
     /// One stream of a client (watch, keep-alive, batch).
     Stream,         "q-stream",    "api",       Logged;
-    /// Wakes the watch streams of one door runtime.
-    WatchPump,      "q-pump",      "watch",     EndsMember;
+    /// Wakes the calls and watch streams of one door runtime.
+    Pump,           "q-pump",      "api",       EndsMember;
     /// Follows the contenders of one lock or election for those who wait here.
     Line,           "q-line",      "recipes",   Logged;
     /// Puts one contender into its line, to a known outcome.

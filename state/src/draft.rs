@@ -11,6 +11,7 @@ use quorate_proto::{Key, LeaseId, Path, Revision};
 
 use crate::codec::{DecodeError, keys, records};
 use crate::command::{Command, Delete, Expect, Owner, Put, Span};
+use crate::copies::Copies;
 use crate::history;
 use crate::outcome::{Change, ChangeKind, DeleteDone, Done, Fault, LeaseChange, Meta, PutDone, Rejection};
 use crate::store::{Overlay, Read, StoreError};
@@ -293,11 +294,11 @@ impl<'s, S: Read> Draft<'s, S> {
             return Ok(meta.map(|meta| (key.clone(), meta)).into_iter().collect());
         }
         let limit = limit.unwrap_or(u64::MAX);
-        let (mut found, mut count) = (Vec::new(), 0);
+        let (mut found, mut count, mut copies) = (Vec::new(), 0, Copies::default());
         for bounds in history::bounds_of(span) {
             history::scan_current(&self.store, &bounds, false, |key, meta| {
                 count += 1;
-                found.push((key, meta));
+                found.push((history::key_of(copies.of(key))?, meta));
                 Ok(count <= limit)
             })?;
         }

@@ -14,6 +14,7 @@ use quorate_proto::{Key, Revision};
 
 use crate::codec::{DecodeError, keys, records};
 use crate::command::{RangeQuery, Refine, Span};
+use crate::copies::Copies;
 use crate::outcome::{Fault, KeyValue, Meta, RangeDone};
 use crate::refine;
 use crate::store::{Cursor, Read};
@@ -88,16 +89,17 @@ pub(crate) fn holds(span: &Span, key: &[u8]) -> bool {
     bounds_of(span).iter().any(|(start, end)| key >= &start[..] && end.as_ref().is_none_or(|end| key < &end[..]))
 }
 
-fn key_of(bytes: Bytes) -> Result<Key, Fault> {
+/// A key that was stored.
+pub(crate) fn key_of(bytes: Bytes) -> Result<Key, Fault> {
     Ok(Key::new(bytes).map_err(|_| DecodeError::Invalid("a stored key"))?)
 }
 
-/// Visits the newest metadata of each key of the bounds, until `visit` says false.
+/// Visits each key of the bounds with its newest metadata, until `visit` says false.
 pub(crate) fn scan_current<R: Read>(
     read: &R,
     (start, end): &Bounds,
     descending: bool,
-    mut visit: impl FnMut(Key, Meta) -> Result<bool, Fault>,
+    mut visit: impl FnMut(&[u8], Meta) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
     let first = keys::current(start);
     let end = end.as_ref().map_or_else(|| vec![keys::table::CURRENT + 1], |end| keys::current(end));
@@ -114,8 +116,7 @@ pub(crate) fn scan_current<R: Read>(
         if stored_key < &first[..] || stored_key >= &end[..] {
             return Ok(());
         }
-        let key = key_of(Bytes::copy_from_slice(&stored_key[1..]))?;
-        if !visit(key, records::read_current(stored)?)? {
+        if !visit(&stored_key[1..], records::read_current(stored)?)? {
             return Ok(());
         }
         if descending { cursor.prev() } else { cursor.next() }
@@ -132,8 +133,7 @@ pub(crate) fn scan_newest<R: Read>(
     (start, end): &Bounds,
     mut visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
-    let (revision, with_values) = (NEWEST, true);
-    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, seeks: 0, visit: &mut visit };
+    let mut scan = HistoryScan::new(read, NEWEST, true, &mut visit);
     match scan.ascend(&(start.clone(), end.clone()), SEEKS_MAX)? {
         Some(next) => fetch_newest(read, (next, end.clone()), visit),
         None => Ok(()),
@@ -148,10 +148,11 @@ fn fetch_newest<R: Read>(
 ) -> Result<(), Fault> {
     // Few at first: the visitor may have enough soon.
     let mut at_once = FETCHED_AT_FIRST;
+    let mut copies = Copies::default();
     loop {
         let mut found: Vec<(Key, Meta)> = Vec::with_capacity(at_once);
         scan_current(read, &bounds, false, |key, meta| {
-            found.push((key, meta));
+            found.push((key_of(copies.of(key))?, meta));
             Ok(found.len() < at_once)
         })?;
         let Some((last, _)) = found.last() else { return Ok(()) };
@@ -181,8 +182,7 @@ pub(crate) fn scan_history<R: Read>(
     with_values: bool,
     visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
-    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, seeks: 0, visit };
-    scan.ascend(bounds, usize::MAX).map(drop)
+    HistoryScan::new(read, revision, with_values, visit).ascend(bounds, usize::MAX).map(drop)
 }
 
 /// The same from the last key to the first.
@@ -193,8 +193,7 @@ pub(crate) fn scan_history_back<R: Read>(
     with_values: bool,
     visit: impl FnMut(KeyValue) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
-    let mut scan = HistoryScan { cursor: read.cursor(true), revision, with_values, seeks: 0, visit };
-    scan.descend(bounds)
+    HistoryScan::new(read, revision, with_values, visit).descend(bounds)
 }
 
 struct HistoryScan<C, V> {
@@ -203,6 +202,10 @@ struct HistoryScan<C, V> {
     with_values: bool,
     /// How often a seek had to pass over old versions.
     seeks: usize,
+    /// The key that the cursor came to last, and what its entries begin with.
+    key: Vec<u8>,
+    prefix: Vec<u8>,
+    copies: Copies,
     visit: V,
 }
 
@@ -214,6 +217,12 @@ const FETCHED_AT_FIRST: usize = 8;
 const FETCHED_AT_ONCE_MAX: usize = 64;
 
 impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
+    fn new<'r, R: Read<Cursor<'r> = C>>(read: &'r R, revision: Revision, with_values: bool, visit: V) -> Self {
+        let (key, prefix) = (Vec::new(), Vec::new());
+        let cursor = read.cursor(true);
+        Self { cursor, revision, with_values, seeks: 0, key, prefix, copies: Copies::default(), visit }
+    }
+
     /// Gives the key from which on another way is shorter, after so many seeks over old versions.
     fn ascend(&mut self, (start, end): &Bounds, seeks_max: usize) -> Result<Option<Bytes>, Fault> {
         let end = end_in_history(end.as_ref());
@@ -222,18 +231,20 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
             if stored_key >= &end[..] {
                 return Ok(None);
             }
-            let (key, found) = keys::split_history(stored_key)?;
+            let found = keys::split_history_into(&mut self.key, stored_key)?;
             if found > self.revision {
-                self.cursor.seek(&keys::history(&key, self.revision));
+                self.cursor.seek(&keys::history(&self.key, self.revision));
                 continue;
             }
-            if !self.visit_here(&key)? {
+            self.prefix.clear();
+            self.prefix.extend_from_slice(keys::history_prefix(stored_key));
+            if !self.visit_here()? {
                 return Ok(None);
             }
-            self.skip_rest_of(&key);
+            self.skip_rest();
             if self.seeks >= seeks_max {
                 cov_mark::hit!(range_over_long_history);
-                return Ok(Some([&key[..], b"\0"].concat().into()));
+                return Ok(Some([&self.key[..], b"\0"].concat().into()));
             }
         }
         self.cursor.status()?;
@@ -248,44 +259,36 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
                 return Ok(());
             }
             // The oldest version of the key before; the one that counts is found forward.
-            let (key, _) = keys::split_history(stored_key)?;
-            self.cursor.seek(&keys::history(&key, self.revision));
-            let prefix = keys::history_from(&key);
-            if self.cursor.entry().is_some_and(|(here, _)| here.starts_with(&prefix)) && !self.visit_here(&key)? {
+            keys::split_history_into(&mut self.key, stored_key)?;
+            self.prefix.clear();
+            self.prefix.extend_from_slice(keys::history_prefix(stored_key));
+            self.cursor.seek(&keys::history(&self.key, self.revision));
+            let here = self.cursor.entry().is_some_and(|(here, _)| here.starts_with(&self.prefix));
+            if here && !self.visit_here()? {
                 return Ok(());
             }
             self.cursor.status()?;
-            self.cursor.seek_for_prev(&prefix);
+            self.cursor.seek_for_prev(&self.prefix);
         }
         Ok(self.cursor.status()?)
     }
 
-    fn visit_here(&mut self, key: &Bytes) -> Result<bool, Fault> {
+    fn visit_here(&mut self) -> Result<bool, Fault> {
         let Some((_, stored)) = self.cursor.entry() else { return Ok(true) };
-        if !records::is_live(stored)? {
-            return Ok(true);
-        }
-        let version = if self.with_values {
-            records::copy_version(stored)?
-        } else {
-            records::version_meta(stored)?.map(|meta| (meta, Bytes::new()))
-        };
-        match version {
-            Some((meta, value)) => (self.visit)(KeyValue { key: key_of(key.clone())?, value, meta }),
-            None => Ok(true),
-        }
+        let Some((meta, value)) = records::version_parts(stored)? else { return Ok(true) };
+        let value = if self.with_values { self.copies.of(value) } else { Bytes::new() };
+        (self.visit)(KeyValue { key: key_of(self.copies.of(&self.key))?, value, meta })
     }
 
-    fn skip_rest_of(&mut self, key: &[u8]) {
-        let prefix = keys::history_from(key);
+    fn skip_rest(&mut self) {
         for _ in 0..STEPS_BEFORE_SEEK {
             self.cursor.next();
-            if self.cursor.entry().is_none_or(|(here, _)| !here.starts_with(&prefix)) {
+            if self.cursor.entry().is_none_or(|(here, _)| !here.starts_with(&self.prefix)) {
                 return;
             }
         }
         self.seeks += 1;
-        self.cursor.seek(&keys::history_after(key));
+        self.cursor.seek(&keys::history_after(&self.key));
     }
 }
 
@@ -345,7 +348,10 @@ fn scan<R: Read>(
     mut take: impl FnMut(KeyValue) -> Result<bool, Fault>,
 ) -> Result<(), Fault> {
     if query.keys_only && revision == NEWEST {
-        scan_current(read, bounds, query.descending, |key, meta| take(KeyValue { key, value: Bytes::new(), meta }))
+        let mut copies = Copies::default();
+        scan_current(read, bounds, query.descending, |key, meta| {
+            take(KeyValue { key: key_of(copies.of(key))?, value: Bytes::new(), meta })
+        })
     } else if query.descending {
         scan_history_back(read, bounds, revision, !query.keys_only, take)
     } else if revision == NEWEST {

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod command;
 pub mod compaction;
 mod content_hash;
+mod copies;
 mod copy;
 pub mod dedup;
 pub mod digest;

@@ -24,10 +24,12 @@ use super::request_ids::RequestIds;
 use crate::config::Limits;
 use crate::consensus::Consensus;
 use crate::error::{ConsensusError, Happened};
+use crate::pump::Pumps;
 use crate::recipes::Lines;
+use crate::relay::relayed;
 use crate::store_rocks::RocksStore;
 use crate::tasks::Tasks;
-use crate::watch::{ConsensusHistory, Hub, OnContactLoss, Pumps, Session};
+use crate::watch::{ConsensusHistory, Hub, OnContactLoss, Session};
 
 /// Before a write whose outcome is not known is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -175,7 +177,7 @@ impl Rooms {
         let minted = id.is_none().then(|| self.ids.mint(self.hub.log_index()));
         let request = id.or_else(|| minted.as_ref().map(|minted| minted.id));
         let envelope = Envelope { request, principal: Principal::default(), command };
-        let proposed = self.consensus.propose(envelope, deadline).await.map_err(|error| self.explain(error))?;
+        let proposed = self.relayed(self.consensus.propose(envelope, deadline)).await?;
         let header = self.header_in_term(proposed.outcome.revision, proposed.term);
         let done = proposed.outcome.result?;
         Ok(Written { header, done, replayed: proposed.outcome.replayed, log_index: proposed.log_index })
@@ -207,7 +209,12 @@ impl Rooms {
 
     /// Waits until the local store has everything that was acknowledged before the call.
     pub async fn barrier(&self, deadline: Instant) -> Result<(), ConsensusError> {
-        self.consensus.read_barrier(deadline).await.map_err(|error| self.explain(error))
+        self.relayed(self.consensus.read_barrier(deadline)).await
+    }
+
+    /// Waits for other threads; see `relay`.
+    async fn relayed<T>(&self, asked: impl Future<Output = Result<T, ConsensusError>>) -> Result<T, ConsensusError> {
+        relayed(self.pumps.here(&self.tasks), asked).await.map_err(|error| self.explain(error))
     }
 
     /// Waits until the local store is as fresh as asked.

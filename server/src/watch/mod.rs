@@ -19,7 +19,6 @@ mod index;
 mod interest;
 mod listeners;
 mod notice;
-mod pump;
 mod ranges;
 mod session;
 mod watcher;
@@ -31,9 +30,11 @@ pub use hub::Hub;
 pub use interest::{Interest, Scope};
 pub use listeners::{LeaseListener, Listeners};
 pub use notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
-pub use pump::{Pump, Pumps};
 pub use session::Session;
 pub use window::Published;
+
+#[cfg(test)]
+pub(crate) use watcher::Mailbox;
 
 #[cfg(test)]
 pub(crate) mod tests;

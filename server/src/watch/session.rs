@@ -24,10 +24,10 @@ use tokio_stream::wrappers::WatchStream;
 use super::catch_up::{History, fill_previous, read};
 use super::hub::{Hub, Taken};
 use super::notice::{OnContactLoss, Picked, WatchNotice, WatchOver, WatchSpec};
-use super::pump::Pump;
 use super::watcher::{Mailbox, Watcher};
 use crate::alarm::Alarm;
 use crate::error::ConsensusError;
+use crate::pump::Pump;
 
 /// How many watches of a session read history at the same time.
 const READS_MAX: usize = 4;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use quorate_proto::Revision;
 
 use super::interest::Interest;
-use super::pump::Pump;
+use crate::pump::{Pump, Wakes};
 
 /// How many changes may wait for one watch: 64 KiB of places.
 pub const PLACES_MAX: usize = 4096;
@@ -150,14 +150,9 @@ impl Mailbox {
         };
         match &self.pump {
             _ if was_told => {}
-            Some(pump) => pump.add(Arc::clone(self)),
-            None => self.wake_session(),
+            Some(pump) => pump.add(Arc::clone(self) as Arc<dyn Wakes>),
+            None => self.wake_task(),
         }
-    }
-
-    /// Wakes the session, best from within its runtime.
-    pub fn wake_session(&self) {
-        self.session.wake();
     }
 
     /// The first watch, if any. Who has found none is woken by the next.
@@ -171,5 +166,11 @@ impl Mailbox {
     /// From now on the mailbox wakes this task. Look once more before waiting.
     pub fn wakes(&self, task: &Waker) {
         self.session.register(task);
+    }
+}
+
+impl Wakes for Mailbox {
+    fn wake_task(&self) {
+        self.session.wake();
     }
 }

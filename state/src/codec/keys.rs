@@ -70,12 +70,19 @@ fn escaped(table: u8, bytes: &[u8], end: [u8; 2], room: usize) -> Vec<u8> {
 /// Splits `esc(bytes) 00 01 rest` (without the table byte).
 fn unescape(escaped: &[u8]) -> Result<(Vec<u8>, &[u8]), DecodeError> {
     let mut bytes = Vec::with_capacity(escaped.len());
+    let rest = unescape_into(&mut bytes, escaped)?;
+    Ok((bytes, rest))
+}
+
+/// The same, in place of what `bytes` held.
+fn unescape_into<'a>(bytes: &mut Vec<u8>, escaped: &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    bytes.clear();
     let mut rest = escaped;
     loop {
         let zero = rest.iter().position(|byte| *byte == 0).ok_or(DecodeError::Truncated)?;
         bytes.extend_from_slice(&rest[..zero]);
         match rest.get(zero + 1) {
-            Some(1) => return Ok((bytes, &rest[zero + 2..])),
+            Some(1) => return Ok(&rest[zero + 2..]),
             Some(0xff) => bytes.push(0),
             Some(_) => return Err(DecodeError::Invalid("an escape")),
             None => return Err(DecodeError::Truncated),
@@ -106,9 +113,21 @@ pub(crate) fn history_after(key: &[u8]) -> Vec<u8> {
 
 /// Takes a key of `h` apart.
 pub(crate) fn split_history(stored: &[u8]) -> Result<(Bytes, Revision), DecodeError> {
-    let (key, rest) = unescape(stored.get(1..).ok_or(DecodeError::Truncated)?)?;
+    let mut key = Vec::with_capacity(stored.len());
+    let revision = split_history_into(&mut key, stored)?;
+    Ok((key.into(), revision))
+}
+
+/// The same with the key in place of what `key` held: many are taken apart without an allocation for each.
+pub(crate) fn split_history_into(key: &mut Vec<u8>, stored: &[u8]) -> Result<Revision, DecodeError> {
+    let rest = unescape_into(key, stored.get(1..).ok_or(DecodeError::Truncated)?)?;
     let inverted: [u8; 8] = rest.try_into().map_err(|_| DecodeError::Truncated)?;
-    Ok((key.into(), Revision((!u64::from_be_bytes(inverted)).cast_signed())))
+    Ok(Revision((!u64::from_be_bytes(inverted)).cast_signed()))
+}
+
+/// What all entries of a key of `h` begin with.
+pub(crate) fn history_prefix(stored: &[u8]) -> &[u8] {
+    &stored[..stored.len().saturating_sub(8)]
 }
 
 pub(crate) fn record(first_revision: Revision, log_index: u64) -> Vec<u8> {

@@ -52,12 +52,6 @@ pub(crate) fn tombstone() -> Vec<u8> {
     vec![FORMAT, TOMBSTONE]
 }
 
-/// Whether a value of `h` is a version (true) or a deletion, without reading it all.
-pub(crate) fn is_live(bytes: &[u8]) -> Result<bool, DecodeError> {
-    let mut reader = Reader::new(bytes);
-    read_liveness(&mut reader)
-}
-
 fn read_liveness(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
     reader.format("h", FORMAT)?;
     match reader.byte()? {
@@ -77,10 +71,15 @@ pub(crate) fn copy_version(bytes: &[u8]) -> Result<Option<(Meta, Bytes)>, Decode
     read_version_from(Reader::new(bytes))
 }
 
-/// Reads the metadata of a value of `h`, whatever follows.
-pub(crate) fn version_meta(bytes: &[u8]) -> Result<Option<Meta>, DecodeError> {
+/// Metadata and value of a value of `h`, not copied: `None` for a deletion.
+pub(crate) fn version_parts(bytes: &[u8]) -> Result<Option<(Meta, &[u8])>, DecodeError> {
     let mut reader = Reader::new(bytes);
-    if read_liveness(&mut reader)? { read_meta(&mut reader).map(Some) } else { Ok(None) }
+    if !read_liveness(&mut reader)? {
+        reader.end()?;
+        return Ok(None);
+    }
+    let meta = read_meta(&mut reader)?;
+    Ok(Some((meta, reader.rest_slice())))
 }
 
 fn read_version_from(mut reader: Reader<'_>) -> Result<Option<(Meta, Bytes)>, DecodeError> {

@@ -243,8 +243,13 @@ impl<'a> Reader<'a> {
 
     /// All that is left.
     pub(crate) fn rest(&mut self) -> Bytes {
-        let rest = std::mem::take(&mut self.rest);
+        let rest = self.rest_slice();
         self.shared(rest)
+    }
+
+    /// The same, neither copied nor shared.
+    pub(crate) fn rest_slice(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
     }
 
     /// Nothing may be left.

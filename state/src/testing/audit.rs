@@ -28,7 +28,7 @@ pub fn audit<R: Read>(read: &R) {
             }
             b'h' => {
                 let (key, revision) = keys::split_history(&stored).expect("h");
-                let meta = records::version_meta(&value).expect("h");
+                let meta = records::version_parts(&value).expect("h").map(|(meta, _)| meta);
                 assert!(revision <= head.revision, "a version of the future");
                 assert!(meta.is_none_or(|meta| meta.mod_revision == revision), "a version at another revision");
                 newest.entry(Key::new(key).expect("a key")).or_insert(meta);

@@ -1,11 +1,12 @@
-//! Wakes the sessions of a runtime from within it.
+//! Wakes the tasks of a door's runtime from within it.
 //!
-//! Apply publishes on a thread of its own. Waking each session from there costs a system call each; so it puts them on
-//! the list of their runtime and wakes that runtime's pump, once, which wakes them where it costs next to nothing. All of
-//! them then have their messages ready before their connections write.
+//! Raft answers and apply publishes on threads of their own. Waking a task from there costs a system call each; so those
+//! that are to be woken are put on the list of their runtime, and that runtime's pump is woken, once, which wakes them
+//! where it costs next to nothing. All of them then have their messages ready before their connections write.
 //!
 //! Invariants:
-//! - A session is on the list at most once (see [`Mailbox`]); the pump is woken when the list stops being empty.
+//! - Who is on the list sees to it that it is there at most once; the pump is woken when the list stops being empty.
+//! - No wake is lost when the member stops: from then on each is passed on at once.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -15,10 +16,15 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::watcher::Mailbox;
 use crate::tasks::{Task, Tasks};
 
-/// The pumps of a member, one for each runtime that has sessions.
+/// What wakes a task when the pump tells it to.
+pub trait Wakes: Send + Sync {
+    /// Called from within the runtime of the task.
+    fn wake_task(&self);
+}
+
+/// The pumps of a member, one for each runtime that serves clients.
 #[derive(Default)]
 pub struct Pumps(Mutex<HashMap<tokio::runtime::Id, Arc<Pump>>>);
 
@@ -29,7 +35,7 @@ impl Pumps {
         let mut pumps = self.0.lock();
         let pump = pumps.entry(runtime.id()).or_insert_with(|| {
             let pump = Arc::new(Pump::default());
-            tasks.spawn(Task::WatchPump, &runtime, Arc::clone(&pump).run(tasks.clone()));
+            tasks.spawn(Task::Pump, &runtime, Arc::clone(&pump).run(tasks.clone()));
             pump
         });
         Arc::clone(pump)
@@ -37,20 +43,30 @@ impl Pumps {
 }
 
 /// The pump of one runtime.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Pump {
-    filled: Mutex<Vec<Arc<Mailbox>>>,
+    list: Mutex<List>,
     notify: Notify,
 }
 
+#[derive(Default)]
+struct List {
+    waiting: Vec<Arc<dyn Wakes>>,
+    /// The member stops; nobody looks at the list any more.
+    ended: bool,
+}
+
 impl Pump {
-    /// Something is in this mailbox, of a session of this runtime.
-    pub(super) fn add(&self, mailbox: Arc<Mailbox>) {
-        let is_first = {
-            let mut filled = self.filled.lock();
-            filled.push(mailbox);
-            filled.len() == 1
-        };
+    /// A task of this runtime is to be woken.
+    pub fn add(&self, one: Arc<dyn Wakes>) {
+        let mut list = self.list.lock();
+        if list.ended {
+            drop(list);
+            return one.wake_task();
+        }
+        list.waiting.push(one);
+        let is_first = list.waiting.len() == 1;
+        drop(list);
         if is_first {
             self.notify.notify_one();
         }
@@ -59,16 +75,29 @@ impl Pump {
     async fn run(self: Arc<Self>, tasks: Tasks) -> Result<(), Infallible> {
         let mut stopped = std::pin::pin!(tasks.stopped());
         loop {
-            tokio::select! {
+            let goes_on = tokio::select! {
                 biased;
-                () = &mut stopped => return Ok(()),
-                () = self.notify.notified() => {}
+                () = &mut stopped => false,
+                () = self.notify.notified() => true,
+            };
+            let waiting = {
+                let mut list = self.list.lock();
+                list.ended = !goes_on;
+                std::mem::take(&mut list.waiting)
+            };
+            for one in waiting {
+                one.wake_task();
             }
-            let filled = std::mem::take(&mut *self.filled.lock());
-            for mailbox in filled {
-                mailbox.wake_session();
+            if !goes_on {
+                return Ok(());
             }
         }
+    }
+}
+
+impl std::fmt::Debug for Pump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pump").finish_non_exhaustive()
     }
 }
 
@@ -79,6 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::watch::Mailbox;
 
     #[tokio::test]
     async fn a_session_is_woken_by_its_runtimes_pump_each_time_its_mailbox_was_empty() {
