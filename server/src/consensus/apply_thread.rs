@@ -21,7 +21,7 @@ use quorate_state::outcome::{Done, Fault};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::view::View;
 use rocksdb::Cache;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::consensus::ApplySink;
 use crate::consensus::applier::{AppliedMark, AppliedState, ApplyJob};
@@ -33,6 +33,8 @@ use crate::consensus::types::{
     Entry, EntryPayload, EntryResult, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::store_rocks::RocksStore;
+use crate::sync::watch;
+use crate::tasks::{Tasks, Work};
 
 /// Log applied since the last flush, at most.
 const UNFLUSHED_BYTES_MAX: usize = 24 << 20;
@@ -91,11 +93,12 @@ impl ApplyThread {
         self.snapshots.clone()
     }
 
-    /// Works until the last sender is gone; then flushes, so that the next start replays nothing.
-    pub fn run(mut self, mut jobs: mpsc::Receiver<ApplyJob>) -> io::Result<()> {
-        while let Some(job) = jobs.blocking_recv() {
+    /// Works until the last sender is gone; then flushes, so that the next start replays nothing. Blocks on disk.
+    pub async fn run(mut self, mut jobs: mpsc::Receiver<ApplyJob>, tasks: Tasks) -> io::Result<()> {
+        while let Some(job) = jobs.recv().await {
+            tasks.takes(Work::Apply).await;
             let (done, result) = match job {
-                ApplyJob::Apply { entries, done } => (done, self.apply(entries)),
+                ApplyJob::Apply { entries, done } => (done, self.apply(entries).await),
                 ApplyJob::Install { meta, snapshot, done } => (done, self.install(&meta, &snapshot)),
             };
             let end = result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
@@ -106,7 +109,7 @@ impl ApplyThread {
         self.machine.store().flush(true).map_err(io::Error::other)
     }
 
-    fn apply(&mut self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
+    async fn apply(&mut self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
         let mut decoded = Vec::with_capacity(entries.len());
         let mut membership = None;
         let mut responders = Vec::with_capacity(entries.len());
@@ -119,7 +122,7 @@ impl ApplyThread {
             decoded.push(self.decode(entry)?);
             responders.push(responder);
         }
-        let applied = self.decide(&decoded)?;
+        let applied = self.decide(&decoded).await?;
         let outcomes = self.publish(applied);
         {
             let mut positions = self.shared.positions.lock();
@@ -138,13 +141,13 @@ impl ApplyThread {
     }
 
     /// All in one write, but for scrubs: the store stands still after the entry of one until the scrub has its snapshot.
-    fn decide(&mut self, entries: &[StateEntry]) -> io::Result<Vec<Applied>> {
+    async fn decide(&mut self, entries: &[StateEntry]) -> io::Result<Vec<Applied>> {
         let mut applied = Vec::with_capacity(entries.len());
         for part in entries.split_inclusive(asks_for_scrub) {
             applied.extend(self.machine.apply(part).map_err(io::Error::other)?);
             let scrub = |last: &Applied| last.outcomes.iter().any(|outcome| outcome.result == Ok(Done::Scrub));
             if let Some(last) = part.last().filter(|_| applied.last().is_some_and(scrub)) {
-                self.pins.pin(self.machine.store(), last.position.index);
+                self.pins.pin(self.machine.store(), last.position.index).await;
             }
         }
         Ok(applied)

@@ -14,7 +14,6 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate_proto::{LeaseId, MemberId, Revision};
 use quorate_state::command::Envelope;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::consensus::applier::{AppliedMark, AppliedState};
@@ -30,6 +29,7 @@ use crate::consensus::types::Raft;
 use crate::consensus::{Leadership, LeaseClock, Proposed};
 use crate::error::{ConsensusError, Happened};
 use crate::store_rocks::RocksStore;
+use crate::sync::watch;
 use crate::tasks::Tasks;
 
 /// How long a refused request waits for news of the leader before it is tried again.

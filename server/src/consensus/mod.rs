@@ -36,6 +36,7 @@ pub mod peer_door;
 pub mod peers;
 pub mod proposer;
 pub mod purger;
+mod raft_runtime;
 pub mod reclaim;
 pub mod rpc_codec;
 pub mod scrub;

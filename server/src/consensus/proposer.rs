@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -24,7 +24,7 @@ use quorate_proto::MemberId;
 use quorate_state::codec::{decode_envelope, encode_batch, encode_envelope};
 use quorate_state::command::{Command, Envelope};
 use quorate_state::versions::{FIRST, since};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::consensus::applier::AppliedMark;
@@ -34,6 +34,7 @@ use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
 use crate::consensus::{Leadership, Proposed};
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 use crate::tasks::Tasks;
 
 /// Commands of one batch.
@@ -254,7 +255,7 @@ impl Proposer {
             };
             let batch = self.fill(first).await;
             let (commands, sealed) = (batch.len(), Instant::now());
-            self.propose(batch).await;
+            self.propose(batch, tasks.wall_ms()).await;
             self.gathering.answered(commands, sealed.elapsed(), self.over.len() + self.queue.len());
         }
     }
@@ -309,13 +310,12 @@ impl Proposer {
         }
     }
 
-    async fn propose(&mut self, batch: Vec<Waiting>) {
+    async fn propose(&mut self, batch: Vec<Waiting>, stamp_ms: i64) {
         let (term, envelopes, answers) = self.seal(batch);
         if envelopes.is_empty() {
             return;
         }
-        let stamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-        let data = EncodedBatch(encode_batch(i64::try_from(stamp_ms).unwrap_or(i64::MAX), &envelopes));
+        let data = EncodedBatch(encode_batch(stamp_ms, &envelopes));
         drop(envelopes);
         let (responder, answered) = ProgressResponder::complete_only();
         let sent = self.context.raft.write(data).responder(responder).with_leader(term).await;

@@ -24,6 +24,7 @@ use crate::consensus::codec;
 use crate::consensus::state_dir::{CurrentStore, sync_parent, write_atomically};
 use crate::consensus::types::{Snapshot, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig, log_id};
 use crate::store_rocks::RocksStore;
+use crate::tasks::{Tasks, Work};
 
 /// The snapshots of a member.
 pub struct Snapshots {
@@ -44,6 +45,7 @@ struct Kept {
 pub struct Builder {
     store: Arc<CurrentStore>,
     snapshots: Arc<Snapshots>,
+    tasks: Tasks,
 }
 
 impl Snapshots {
@@ -174,8 +176,8 @@ fn meta_name(number: u64) -> String {
 
 impl Builder {
     /// For the store in force when it builds.
-    pub fn new(store: Arc<CurrentStore>, snapshots: Arc<Snapshots>) -> Self {
-        Self { store, snapshots }
+    pub fn new(store: Arc<CurrentStore>, snapshots: Arc<Snapshots>, tasks: Tasks) -> Self {
+        Self { store, snapshots, tasks }
     }
 }
 
@@ -184,8 +186,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (store, snapshots) = (self.store.clone(), self.snapshots.clone());
-        let built = tokio::task::spawn_blocking(move || snapshots.build(&store));
-        built.await.map_err(io::Error::other)?
+        let build = move || snapshots.build(&store);
+        self.tasks.blocking(Work::Snapshot, build).await.map_err(io::Error::other)?
     }
 }
 

@@ -13,13 +13,14 @@ use parking_lot::{Mutex, MutexGuard};
 use quorate_proto::LeaseId;
 use quorate_state::command::Command;
 use quorate_state::outcome::LeaseChange;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::clocks::{Clocks, Renewal, Renewed};
 use super::quorum::Quorum;
 use crate::consensus::LeaseClock;
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 use crate::watch::LeaseListener;
 
 /// A lease as the store has it.

@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use quorate_proto::{Key, Revision};
 use quorate_state::command::{Command, Compare, Expect, Owner, Put, Relation, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::{Done, KeyValue};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::RecipeError;
@@ -20,6 +19,7 @@ use super::lines::Followed;
 use super::look::Contest;
 use crate::api::{Rooms, Trouble, Weight, Written, odd};
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 
 /// Terms that are remembered for those who are slow.
 const TERMS_MAX: usize = 1_024;

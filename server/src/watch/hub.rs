@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use quorate_proto::Revision;
 use quorate_state::outcome::{Changes, RevisionChanges};
-use tokio::sync::watch;
 
 use super::index::Index;
 use super::interest::Interest;
 use super::notice::Picked;
 use super::watcher::{Mailbox, Place, Watcher};
 use super::window::{Published, Window};
+use crate::sync::watch;
 
 /// Bytes of the recent window.
 pub const WINDOW_BYTES_MAX: usize = 16 << 20;

@@ -1,0 +1,131 @@
+//! Deterministic simulation: whole clusters in one thread, with clients of both wires, under simulated time, over a
+//! network and disks that go wrong; a seed says all of it. docs/simulation.md tells how to read and replay a run.
+//!
+//! Set `QUORATE_SEED` to replay one run with its whole trace; `make simulate SEEDS=1000` runs more of them.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod clients;
+mod dice;
+mod disk;
+mod faults;
+mod holders;
+mod member;
+mod net;
+mod recorder;
+mod trace;
+mod truth;
+mod watchers;
+mod way;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use trace::Keep;
+use world::{Bug, Plan, Report, run};
+
+/// Seeds that every test run has: the first ones, and those that once found something.
+const FIXED: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+/// New ones in every test run.
+const NEW: u64 = 4;
+
+fn plan(seed: u64) -> Plan {
+    let members = if seed % 3 == 2 { 5 } else { 3 };
+    Plan { seed, members, time: Duration::from_secs(30), faults: true, keep: Keep::Tail, bug: None }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn complain(seed: u64, report: &Report) -> String {
+    let trace = report.trace.kept().join("\n");
+    let wrong = report.wrong.join("\n");
+    format!("the end of the trace:\n{trace}\n\n{wrong}\n\nreplay it with QUORATE_SEED={seed}")
+}
+
+/// Runs the seeds on as many threads as there are cores, and tells how far it is. What went wrong, by seed.
+fn run_all(seeds: &[u64]) -> Vec<(u64, String)> {
+    let wrong = Mutex::new(Vec::new());
+    let (next, done, simulated_ms) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let began = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
+    let work = || {
+        while let Some(seed) = seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
+            let report = std::panic::catch_unwind(|| run(plan(*seed)));
+            let complaint = match &report {
+                Ok(report) if report.wrong.is_empty() => None,
+                Ok(report) => Some(complain(*seed, report)),
+                Err(_) => Some(format!("it panicked; replay it with QUORATE_SEED={seed}")),
+            };
+            if let Ok(report) = &report {
+                let ((events, _), operations) = (report.trace.digest(), report.history.operations.len());
+                println!("seed {seed}: {events} events, {operations} operations, {:?}", report.simulated);
+                let ms = u64::try_from(report.simulated.as_millis()).unwrap();
+                simulated_ms.fetch_add(ms, Ordering::Relaxed);
+            }
+            if let Some(complaint) = complaint {
+                println!("seed {seed} went wrong: {complaint}");
+                wrong.lock().push((*seed, complaint));
+            }
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if done.is_multiple_of(10) || done == seeds.len() as u64 {
+                let (simulated, took) = (simulated_ms.load(Ordering::Relaxed) / 1000, began.elapsed().as_secs_f64());
+                let speed = simulated as f64 / took / threads as f64;
+                let failed = wrong.lock().len();
+                let of = seeds.len();
+                println!(
+                    "{done} of {of} runs, {failed} went wrong; {simulated} s in {took:.1} s: {speed:.0} a second a core"
+                );
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    wrong.into_inner()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_event_for_event() {
+    for seed in [1, 2] {
+        let plan = Plan { keep: Keep::All, ..plan(seed) };
+        let (one, two) = (run(plan).trace.kept(), run(plan).trace.kept());
+        for (at, (a, b)) in one.iter().zip(&two).enumerate() {
+            let before = &one[at.saturating_sub(20)..at];
+            assert_eq!(a, b, "event {at} of seed {seed} differs, after\n{}", before.join("\n"));
+        }
+        assert_eq!(one.len(), two.len());
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_every_promise_is_kept() {
+    if let Some(seed) = number("QUORATE_SEED") {
+        let report = run(Plan { keep: Keep::Print, ..plan(seed) });
+        assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+        return;
+    }
+    let seeds: Vec<u64> = match number("QUORATE_SEEDS") {
+        Some(count) => (0..count).map(|_| rand::random_range(0..u64::from(u32::MAX))).collect(),
+        None => FIXED.into_iter().chain((0..NEW).map(|_| rand::random_range(0..u64::from(u32::MAX)))).collect(),
+    };
+    let wrong = run_all(&seeds);
+    let failed: Vec<u64> = wrong.iter().map(|(seed, _)| *seed).collect();
+    assert!(wrong.is_empty(), "seeds {failed:?} went wrong, see above; the first:\n{}", wrong[0].1);
+}
+
+/// A bug that is put in on purpose is seen within a few seeds; docs/simulation.md has the table.
+#[test]
+fn a_bug_that_is_put_in_on_purpose_is_found() {
+    let seeds_max = number("QUORATE_SEEDS").unwrap_or(10);
+    for bug in Bug::ALL {
+        let found = (1..=seeds_max).find(|seed| {
+            let plan = Plan { bug: Some(bug), ..plan(*seed) };
+            // Whoever loses what it voted for may well panic.
+            std::panic::catch_unwind(|| run(plan)).map_or(true, |report| !report.wrong.is_empty())
+        });
+        println!("{bug:?}: found by seed {found:?}");
+        assert!(found.is_some(), "{bug:?} is not found within {seeds_max} seeds");
+    }
+}
