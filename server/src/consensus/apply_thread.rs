@@ -17,6 +17,7 @@ use quorate_proto::Revision;
 use quorate_state::apply::{Applied, Entry as StateEntry, LogPosition, Machine, Payload};
 use quorate_state::codec::decode_batch;
 use quorate_state::command::Command;
+use quorate_state::flaw::{self, Flaw};
 use quorate_state::outcome::{Done, Fault};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::view::View;
@@ -192,6 +193,9 @@ impl ApplyThread {
             store.retire();
             let text = format!("the snapshot has {:?}, its sender said {:?}", found.last_log_id, meta.last_log_id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if Flaw::HalfSnapshot.is_put_in() {
+            store.write(flaw::half_of_a_store()).map_err(io::Error::other)?;
         }
         let machine = Machine::open(store.clone()).map_err(io::Error::other)?;
         let compacted = View::new(store.snapshot()).map_err(io::Error::other)?.compact_revision();

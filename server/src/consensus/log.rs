@@ -25,6 +25,7 @@ use crate::consensus::log_disk::{LogDisk, LogOp};
 use crate::consensus::log_size::LogSize;
 use crate::consensus::types::{Entry, EntryPayload, LogId, TypeConfig, Vote};
 use crate::tasks::{Tasks, Work};
+use quorate_state::flaw::Flaw;
 
 /// Bytes of entries kept in memory for followers and apply.
 pub const TAIL_BYTES_MAX: u64 = 16 << 20;
@@ -342,6 +343,7 @@ impl LogWriter {
         }
         ops.extend(self.shared.take_committed(self.written_next).map(LogOp::Committed));
         let sync = done.iter().any(|done| !matches!(done, Done::Nothing));
+        let done = if Flaw::AcksBeforeWrite.is_put_in() { acknowledge(done) } else { done };
         self.shared.tasks.takes(Work::LogWrite).await;
         let result = if ops.is_empty() { Ok(()) } else { self.shared.disk.write(&ops, sync) };
         self.shared.tasks.takes(Work::LogWritten).await;
@@ -426,7 +428,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.synced(vec![LogOp::Vote(*vote)]).await?;
+        if !Flaw::VoteNotSaved.is_put_in() {
+            self.synced(vec![LogOp::Vote(*vote)]).await?;
+        }
         self.tail().vote = Some(*vote);
         Ok(())
     }
@@ -473,6 +477,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             tail.truncate_from(from);
             tail.last = last_log_id;
         }
+        if Flaw::TruncationNotSaved.is_put_in() {
+            return Ok(());
+        }
         self.synced(vec![LogOp::TruncateFrom(from)]).await
     }
 
@@ -484,6 +491,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         self.queue(Job { ops: vec![LogOp::PurgeThrough(log_id)], bytes: 0, done: Done::Nothing }).await
     }
+}
+
+/// What a writer would do that does not wait for the disk; see [`Flaw::AcksBeforeWrite`].
+fn acknowledge(done: Vec<Done>) -> Vec<Done> {
+    let mut left = Vec::new();
+    for done in done {
+        match done {
+            Done::Append(_, flushed) => flushed.io_completed(Ok(())),
+            other => left.push(other),
+        }
+    }
+    left
 }
 
 fn closed() -> io::Error {

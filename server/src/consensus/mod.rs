@@ -17,6 +17,7 @@ pub mod codec;
 pub mod contact;
 pub mod digests;
 pub mod disk_watch;
+mod flaws;
 pub mod forward;
 pub mod forward_queue;
 pub mod forward_server;

@@ -23,12 +23,14 @@ use openraft::raft::ClientWriteResult;
 use quorate_proto::MemberId;
 use quorate_state::codec::{decode_envelope, encode_batch, encode_envelope};
 use quorate_state::command::{Command, Envelope};
+use quorate_state::flaw::Flaw;
 use quorate_state::versions::{FIRST, since};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::consensus::applier::AppliedMark;
 use crate::consensus::disk_watch::{DiskSpace, grows};
+use crate::consensus::flaws;
 use crate::consensus::gathering::Gathering;
 use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
@@ -123,7 +125,7 @@ impl Proposal {
     }
 }
 
-type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
+pub(super) type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
 
 struct Waiting {
     envelope: Bytes,
@@ -316,6 +318,11 @@ impl Proposer {
             return;
         }
         let data = EncodedBatch(encode_batch(stamp_ms, &envelopes));
+        let answers = if Flaw::AnswersBeforeCommit.is_put_in() {
+            flaws::foretell(&envelopes, answers, term, self.context.applied.borrow().revision)
+        } else {
+            answers
+        };
         drop(envelopes);
         let (responder, answered) = ProgressResponder::complete_only();
         let sent = self.context.raft.write(data).responder(responder).with_leader(term).await;
@@ -371,6 +378,7 @@ fn not_leading() -> ConsensusError {
 /// Hands out what became of an entry.
 fn answer(term: u64, result: Result<ClientWriteResult<TypeConfig>, String>, answers: Vec<Answer>) {
     let error = match result {
+        Ok(Ok(_)) if answers.is_empty() => return,
         Ok(Ok(done)) if done.data.outcomes.len() == answers.len() => {
             let log_index = done.log_id.index;
             for (answer, outcome) in answers.into_iter().zip(done.data.outcomes) {
@@ -391,7 +399,7 @@ fn answer(term: u64, result: Result<ClientWriteResult<TypeConfig>, String>, answ
         },
         Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => ConsensusError::NoQuorum {
             reason: "leadership changed while the write was under way".to_owned(),
-            happened: Happened::Unknown,
+            happened: if Flaw::DiscardedIsNo.is_put_in() { Happened::No } else { Happened::Unknown },
         },
         Ok(Err(other)) => failed(other.to_string()),
         Err(reason) => failed(reason),

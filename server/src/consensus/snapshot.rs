@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
+use quorate_state::flaw::Flaw;
 use quorate_state::store::Store;
 use quorate_state::view::View;
 use rocksdb::Cache;
@@ -110,7 +111,7 @@ impl Snapshots {
             fs::remove_dir_all(&building)?;
         }
         store.checkpoint(&building).map_err(io::Error::other)?;
-        let meta = self.read_meta(&building)?;
+        let meta = if Flaw::PurgesBeforeFlush.is_put_in() { meta_of(&store)? } else { self.read_meta(&building)? };
         if let Some(current) = self.current().filter(|current| current.meta.last_log_id > meta.last_log_id) {
             fs::remove_dir_all(&building)?;
             return Ok(current);

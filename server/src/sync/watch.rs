@@ -371,7 +371,7 @@ mod tests {
             })
             .collect();
         let other = sender.clone();
-        let writer = std::thread::spawn(move || (1..=20_000).for_each(|value| drop(other.send_replace(value))));
+        let writer = std::thread::spawn(move || (1..=20_000).for_each(|value| _ = other.send_replace(value)));
         let all = futures::future::join_all(waiters);
         assert!(tokio::time::timeout(Duration::from_mins(1), all).await.is_ok(), "someone missed the last change");
         writer.join().unwrap();

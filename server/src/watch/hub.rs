@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use quorate_proto::Revision;
+use quorate_state::flaw::Flaw;
 use quorate_state::outcome::{Changes, RevisionChanges};
 
 use super::index::Index;
@@ -133,6 +134,7 @@ impl Hub {
         let mut state = self.state.lock();
         let newest = state.window.revision();
         let from = from.unwrap_or(newest.next());
+        let from = if Flaw::WindowEdge.is_put_in() && from.next() == state.window.first() { from.next() } else { from };
         if from < state.window.first() {
             return None;
         }

@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 
 use futures::{Stream, StreamExt as _};
 use quorate_proto::Revision;
+use quorate_state::flaw::Flaw;
 use quorate_state::view::ReadError;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -301,6 +302,10 @@ impl Session {
                 self.queued.push_back(tag);
             }
             Taken::Some { items, more } => {
+                if watch.mark_wanted && Flaw::EarlyMark.is_put_in() {
+                    watch.mark_wanted = false;
+                    self.outbox.push_back(WatchNotice::Mark { tag, revision: self.hub.revision() });
+                }
                 let again = watch.mark_wanted && !more;
                 if let Some(first) = items.first().filter(|_| watch.spec.previous_values) {
                     watch.phase = Phase::Fetching(first.item.revision);
@@ -367,7 +372,12 @@ impl Session {
             }
             DoneWhat::Read(Ok((items, next))) => {
                 watch.covered = Revision(next.get() - 1);
-                if self.hub.join(&watch.watcher, Some(next)).is_some() {
+                let from = match next {
+                    next if Flaw::JointGap.is_put_in() => next.next(),
+                    next if Flaw::JointRepeat.is_put_in() && next.get() > 1 => Revision(next.get() - 1),
+                    next => next,
+                };
+                if self.hub.join(&watch.watcher, Some(from)).is_some() {
                     watch.phase = Phase::Live;
                     self.mailbox.put(tag);
                 } else {

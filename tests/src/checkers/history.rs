@@ -50,6 +50,8 @@ pub struct History {
     pub digests: Vec<Digest>,
     /// What directories were said to hold.
     pub directories: Vec<Directory>,
+    /// Keys that somebody writes besides, who records nothing: locks, for instance. Checkers of writes leave them out.
+    pub others: Vec<Span>,
 }
 
 /// One line of a written history.
@@ -68,6 +70,7 @@ pub enum Record {
     Hold(Hold),
     Digest(Digest),
     Directory(Directory),
+    Others(Span),
 }
 
 /// All keys at a revision.
@@ -200,6 +203,11 @@ impl Change {
 }
 
 impl History {
+    /// Whether somebody writes this key who records nothing.
+    pub fn is_of_others(&self, key: &Octets) -> bool {
+        self.others.iter().any(|span| super::model::holds(span, key))
+    }
+
     /// Adds what one line says.
     pub fn add(&mut self, record: Record) {
         match record {
@@ -214,6 +222,7 @@ impl History {
             Record::Hold(hold) => self.holds.push(hold),
             Record::Digest(digest) => self.digests.push(digest),
             Record::Directory(directory) => self.directories.push(directory),
+            Record::Others(span) => self.others.push(span),
         }
     }
 
@@ -230,8 +239,9 @@ impl History {
         let holds = self.holds.iter().cloned().map(Record::Hold);
         let digests = self.digests.iter().cloned().map(Record::Digest);
         let directories = self.directories.iter().cloned().map(Record::Directory);
+        let others = self.others.iter().cloned().map(Record::Others);
         let first = start.chain(operations).chain(watches).chain(log).chain(end);
-        first.chain(compacted).chain(leases).chain(leaders).chain(holds).chain(digests).chain(directories)
+        first.chain(compacted).chain(leases).chain(leaders).chain(holds).chain(digests).chain(directories).chain(others)
     }
 
     /// Writes it as lines of JSON.

@@ -26,8 +26,17 @@ pub fn check(history: &History) -> Verdict {
     real_time(&history.operations, &floors)?;
     let keys = Keys::of(&order.start.keys);
     let unknown = Unknown::of(&history.operations);
-    let mut walk =
-        Walk { history, order: &order, claims: &claims, unknown, floors, keys, gone: HashMap::new(), hole: 0 };
+    let mut walk = Walk {
+        history,
+        order: &order,
+        claims: &claims,
+        unknown,
+        floors,
+        keys,
+        gone: HashMap::new(),
+        hole: 0,
+        doubtful: BTreeSet::new(),
+    };
     walk.go()
 }
 
@@ -86,6 +95,9 @@ struct Walk<'a> {
     gone: HashMap<Octets, i64>,
     /// The last revision that is not known whole; 0: none yet.
     hole: i64,
+    /// Keys that were put where a hole may have deleted or made them before: since when they exist is not known, nor
+    /// how often they have changed.
+    doubtful: BTreeSet<Octets>,
 }
 
 impl Walk<'_> {
@@ -123,10 +135,16 @@ impl Walk<'_> {
         let mut orphan = None;
         if let Some(index) = self.claims.get(&revision) {
             self.claimed(&self.history.operations[*index], revision, entry)?;
-        } else if !self.is_end_of_leases(entry) {
+        } else if !self.is_end_of_leases(entry) && !self.is_of_others(entry) {
             orphan = Some(Orphan { revision, candidates: self.candidates(revision, entry) });
         }
         for change in &entry.changes {
+            let is_guessed = matches!(entry.source, Source::Operation(_)) && matches!(change, Change::Put(_));
+            if !is_guessed {
+                self.doubtful.remove(change.key());
+            } else if self.unsure_of(change.key()) {
+                self.doubtful.insert(change.key().clone());
+            }
             self.keys.apply(change);
             if matches!(change, Change::Delete { .. }) {
                 self.gone.insert(change.key().clone(), revision);
@@ -217,6 +235,12 @@ impl Walk<'_> {
         if told == expected {
             return true;
         }
+        if let (Some(told), Some(expected)) = (told, expected)
+            && self.doubtful.contains(key)
+            && told.mod_revision == expected.mod_revision
+        {
+            return told.value == expected.value && told.lease == expected.lease;
+        }
         let since = expected.map_or_else(|| self.gone_since(key), |kv| kv.mod_revision);
         // What was shown is in the order already, so that in a hole a key can only have gone, or come back as shown.
         self.hole > since && told.is_none_or(|kv| kv.mod_revision > since)
@@ -232,7 +256,7 @@ impl Walk<'_> {
     }
 
     fn unsure_of_compares(&self, txn: &Txn) -> bool {
-        txn.compares.iter().any(|compare| self.unsure_of(&compare.key))
+        txn.compares.iter().any(|compare| self.unsure_of(&compare.key) || self.doubtful.contains(&compare.key))
     }
 
     /// Some key that the operation deletes or reads may have been changed by a hole.
@@ -278,6 +302,10 @@ impl Walk<'_> {
         }
         let owned: usize = leases.iter().map(|lease| self.keys.owned(*lease).count()).sum();
         owned == entry.changes.len() || self.hole != 0
+    }
+
+    fn is_of_others(&self, entry: &Entry) -> bool {
+        entry.changes.iter().all(|change| self.history.is_of_others(change.key()))
     }
 
     /// Writes of unknown outcome that would have made just this change.

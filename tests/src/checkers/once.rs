@@ -61,7 +61,9 @@ fn counted(history: &History) -> Verdict {
     let askers = askers(history);
     let mut found: BTreeMap<Target, usize> = BTreeMap::new();
     for change in &log.changes {
-        if let Change::Put(kv) = change {
+        if let Change::Put(kv) = change
+            && !history.is_of_others(&kv.key)
+        {
             *found.entry(target(&askers, &kv.key, &kv.value)).or_default() += 1;
         }
     }

@@ -154,7 +154,7 @@ impl Client {
 
     /// Notes the end; whoever had no answer tries another member next.
     fn finish(&mut self, begun: Begun, answer: Result<(i64, Answer), Status>) {
-        let outcome = outcome(answer);
+        let outcome = outcome(&self.town.recorder, answer);
         if !matches!(outcome, Outcome::Done { .. }) {
             self.move_on();
         }
@@ -174,7 +174,7 @@ impl Client {
         let request = v1::GetRequest {
             key: key.to_owned().into(),
             revision: 0,
-            read: Some(v1::ReadOptions { serializable: serializable || self.has(Bug::NoBarrier), min_revision: 0 }),
+            read: Some(v1::ReadOptions { serializable, min_revision: 0 }),
         };
         let mut kvs = self.kvs();
         let answer = ask(PATIENCE, request, |request| async move { kvs.get(request).await }).await;
@@ -231,7 +231,7 @@ impl Client {
                 let done = Done::Put { key: answer.key.to_vec().into(), previous: None };
                 (answer.header.unwrap().revision, Answer::of(vec![done]))
             });
-            attempts.note(outcome(answer));
+            attempts.note(outcome(&self.town.recorder, answer));
             self.turn(&attempts);
         }
         self.town.recorder.end(begun, attempts.outcome());
@@ -250,7 +250,7 @@ impl Client {
                 let done = Done::Deleted(u64::try_from(answer.deleted).unwrap());
                 (answer.header.unwrap().revision, Answer::of(vec![done]))
             });
-            attempts.note(outcome(answer));
+            attempts.note(outcome(&self.town.recorder, answer));
             self.turn(&attempts);
         }
         self.town.recorder.end(begun, attempts.outcome());

@@ -275,6 +275,7 @@ impl Faults {
         if removed.is_ok() {
             world.crash(id);
             world.machines.remove(&id);
+            world.removed.push(id);
         }
     }
 

@@ -48,7 +48,9 @@ impl Holder {
 
     async fn hold(&mut self) {
         self.count += 1;
-        let ttl_ms = 1_000 + 500 * self.client.dice.below(5) as u64;
+        // Long ones live to have their remaining time noted.
+        let is_long = self.client.dice.happens(300);
+        let ttl_ms = if is_long { 8_000 } else { 1_000 + 500 * self.client.dice.below(5) as u64 };
         let lease = i64::try_from(self.client.id * 1_000 + self.count).unwrap();
         let recorder = self.client.town.recorder.clone();
         let invoked = recorder.trace.moment();
@@ -68,7 +70,8 @@ impl Holder {
         }
         let renewals = self.client.dice.below(8);
         for _ in 0..renewals {
-            sleep(Duration::from_millis(ttl_ms / 3)).await;
+            let late = is_long || self.client.dice.happens(200);
+            sleep(Duration::from_millis(if late { ttl_ms * 7 / 10 } else { ttl_ms / 3 })).await;
             if self.client.town.is_over() {
                 return;
             }
@@ -110,7 +113,7 @@ impl Holder {
             let done = Done::Put { key: key.into(), previous: None };
             (answer.header.unwrap().revision, Answer::of(vec![done]))
         });
-        recorder.end(begun, outcome(answer));
+        recorder.end(begun, outcome(&recorder, answer));
         put
     }
 
@@ -152,7 +155,7 @@ impl Holder {
             let done = Done::Deleted(u64::try_from(answer.deleted).unwrap());
             (answer.header.unwrap().revision, Answer::of(vec![done]))
         });
-        recorder.end(begun, outcome(answer));
+        recorder.end(begun, outcome(&recorder, answer));
     }
 
     /// Whether its key is gone.
@@ -170,7 +173,7 @@ impl Holder {
             let found: Vec<Kv> = answer.kv.into_iter().map(kv).collect();
             (answer.header.unwrap().revision, Answer::of(vec![Done::Read(found)]))
         });
-        let outcome = outcome(answer);
+        let outcome = outcome(&recorder, answer);
         let found = match &outcome {
             Outcome::Done { answer, .. } => {
                 Some(answer.results.iter().any(|done| matches!(done, Done::Read(kvs) if !kvs.is_empty())))

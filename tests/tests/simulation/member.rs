@@ -36,6 +36,9 @@ use crate::truth::Truth;
 /// Where all clocks begin: some day in 2026.
 const EPOCH_MS: i64 = 1_780_000_000_000;
 
+/// Remaining times are noted of leases that live so long, and longer.
+const NOTE_TTL_MIN: Duration = Duration::from_secs(5);
+
 /// What stays of a member when its process ends, and what its surroundings are like.
 pub struct Machine {
     pub id: u64,
@@ -73,6 +76,8 @@ pub struct Surroundings {
     pub cache: Cache,
     pub rules: SnapshotRules,
     pub retention: AutoCompaction,
+    /// What watches find in memory: so little that they often fall behind.
+    pub window_bytes: usize,
 }
 
 impl Simulated for Conditions {
@@ -136,7 +141,8 @@ impl Machine {
         self.processes += 1;
         let origin = Origin { id: self.id, process: self.processes };
         let tasks = Tasks::simulated(Arc::clone(&self.conditions) as _);
-        let (hub, lessor) = (Arc::new(Hub::default()), Arc::new(Lessor::default()));
+        let hub = Arc::new(Hub::new(surroundings.window_bytes));
+        let lessor = Arc::new(Lessor::noting_from(NOTE_TTL_MIN));
         let then = Listeners::new(Arc::clone(&hub), Arc::clone(&lessor) as _);
         let sink = Tap { id: self.id, truth: Arc::clone(&surroundings.truth), then };
         std::fs::create_dir_all(&self.path).unwrap();

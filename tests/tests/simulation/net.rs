@@ -148,6 +148,11 @@ impl Net {
         self.state.lock().weather = weather;
     }
 
+    /// True so often of a thousand.
+    pub fn happens(&self, per_mille: u32) -> bool {
+        self.dice.happens(per_mille)
+    }
+
     fn is_cut(&self, from: u64, to: u64) -> bool {
         self.state.lock().cut.contains(&(from, to))
     }

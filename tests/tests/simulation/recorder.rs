@@ -11,7 +11,8 @@ use prost::Message as _;
 use quorate_proto::{etcd::mvccpb, v1};
 use quorate_state::outcome::{ChangeKind, RevisionChanges};
 use quorate_tests::checkers::history::{
-    Answer, Change, ChangeLog, History, Input, Kv, Learned, LeaseFact, Operation, Outcome, RequestId, Watch,
+    Answer, Change, ChangeLog, Directory, History, Hold, Input, Kv, Learned, LeaseFact, Operation, Outcome, RequestId,
+    Watch,
 };
 use tonic::{Code, Status};
 
@@ -23,6 +24,8 @@ use crate::way::is_not_sent;
 pub struct Recorder {
     pub trace: Trace,
     history: Arc<Mutex<History>>,
+    /// Answers that no member may give, whatever goes wrong.
+    faults: Arc<Mutex<Vec<String>>>,
 }
 
 /// An operation under way.
@@ -35,7 +38,7 @@ pub struct Begun {
 
 impl Recorder {
     pub fn new(trace: Trace) -> Self {
-        Self { trace, history: Arc::default() }
+        Self { trace, history: Arc::default(), faults: Arc::default() }
     }
 
     pub fn begin(&self, client: u64, request: Option<RequestId>, input: Input) -> Begun {
@@ -66,6 +69,28 @@ impl Recorder {
         self.history.lock().watches.push(watch);
     }
 
+    pub fn hold(&self, hold: Hold) {
+        self.trace.note(format!("{hold:?}"));
+        self.history.lock().holds.push(hold);
+    }
+
+    pub fn directory(&self, directory: Directory) {
+        self.trace.note(format!("{directory:?}"));
+        self.history.lock().directories.push(directory);
+    }
+
+    /// Notes an answer that says that something is broken.
+    pub fn look_at(&self, status: &Status) {
+        if matches!(status.code(), Code::Internal | Code::DataLoss) {
+            self.trace.note(format!("an answer that says that something is broken: {status}"));
+            self.faults.lock().push(format!("a client was told {:?}: {}", status.code(), status.message()));
+        }
+    }
+
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.lock().clone()
+    }
+
     pub fn with(&self, change: impl FnOnce(&mut History)) {
         change(&mut self.history.lock());
     }
@@ -76,7 +101,10 @@ impl Recorder {
 }
 
 /// A client that gives up leaves its operations unknown.
-pub fn outcome(answer: Result<(i64, Answer), Status>) -> Outcome {
+pub fn outcome(recorder: &Recorder, answer: Result<(i64, Answer), Status>) -> Outcome {
+    if let Err(status) = &answer {
+        recorder.look_at(status);
+    }
     match answer {
         Ok((revision, answer)) => Outcome::Done { revision, answer },
         Err(status) if is_refusal(&status) => Outcome::Refused(status.message().to_owned()),

@@ -67,6 +67,9 @@ impl Watcher {
             match end {
                 Ok(End::Done) => break,
                 Ok(End::Broken) | Err(_) => {
+                    if let Err(status) = &end {
+                        self.client.town.recorder.look_at(status);
+                    }
                     self.client.move_on();
                     self.watch.told.push(Told::Resumed);
                     sleep(self.client.dice.between_ms(10, 200)).await;

@@ -2,7 +2,8 @@
 //! by the simulated network to the doors' own services.
 //!
 //! Invariants:
-//! - A request that arrived is worked on to its end, whether its client still waits or not.
+//! - A request that arrived is worked on to its end, whether its client still waits or not; unless word arrives that the
+//!   client has cancelled it, as half of them send.
 //! - A stream ends with an error when the process that serves it does.
 
 use std::sync::Arc;
@@ -50,11 +51,22 @@ impl Way {
         let refused = || Status::unavailable(NOT_SENT);
         let end = self.net.end(self.member).ok_or_else(refused)?;
         let mut routes = end.routes.ok_or_else(refused)?;
-        let (sender, answer) = oneshot::channel();
+        let (mut sender, answer) = oneshot::channel();
+        let says_so = self.net.happens(500);
         let origin = Origin { id: self.member, process: end.process };
         let net = Arc::clone(&self.net);
         tokio::spawn(async move {
-            let answer = Service::<http::Request<Body>>::call(&mut routes, request).await;
+            let cancelled = async {
+                sender.closed().await;
+                if !says_so || !net.carry(self.client, self.member).await {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = Service::<http::Request<Body>>::call(&mut routes, request) => answer,
+                () = cancelled => return,
+            };
             if net.runs(origin) && net.carry(self.member, self.client).await {
                 let _ = sender.send(answer);
             }

@@ -20,9 +20,10 @@ use quorate_server::consensus::Leadership;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::sync::watch;
 use quorate_state::command::{RangeQuery, Refine, Span};
+use quorate_state::flaw::Flaw;
 use quorate_state::store::Store as _;
 use quorate_state::view::View;
-use quorate_tests::checkers::history::{Digest, History, Kv, Picture};
+use quorate_tests::checkers::history::{self, Digest, History, Kv, Picture};
 use quorate_tests::checkers::{self, Tolerance};
 use rocksdb::Cache;
 use tokio::task::JoinSet;
@@ -32,9 +33,11 @@ use crate::clients::{Client, Town};
 use crate::dice::Dice;
 use crate::faults::{Faults, leads};
 use crate::holders::Holder;
+use crate::lockers::{self, Locker};
 use crate::member::{Machine, Process, Surroundings, member_id, node};
 use crate::net::Net;
 use crate::recorder::{Recorder, log_of};
+use crate::surveyors;
 use crate::trace::{Keep, Trace};
 use crate::watchers::Watcher;
 use crate::way::ask;
@@ -57,21 +60,32 @@ pub struct Plan {
 }
 
 /// A bug that is put in on purpose, to see that it is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
     /// The log says that it is synced, and is not.
     ForgottenSync,
-    /// Reads that are to be linearizable are served from what a member happens to have.
-    NoBarrier,
     /// An event of some watches is lost on its way.
     LostEvent,
     /// A write that was not answered is asked for again as if it were another one.
     NoRequestId,
+    /// One within the members.
+    Inside(Flaw),
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::ForgottenSync, Self::NoBarrier, Self::LostEvent, Self::NoRequestId];
+    pub fn all() -> Vec<Self> {
+        let outside = [Self::ForgottenSync, Self::LostEvent, Self::NoRequestId];
+        outside.into_iter().chain(Flaw::ALL.map(Self::Inside)).collect()
+    }
+
+    #[cfg(debug_assertions)]
+    fn flaw(self) -> Option<Flaw> {
+        match self {
+            Self::Inside(flaw) => Some(flaw),
+            Self::ForgottenSync | Self::LostEvent | Self::NoRequestId => None,
+        }
+    }
 }
 
 /// What came of a run.
@@ -98,6 +112,8 @@ pub struct World {
     pub running: BTreeMap<u64, Process>,
     pub town: Town,
     pub failures: Arc<Mutex<Vec<String>>>,
+    /// Members that were removed, and are to stay so.
+    pub removed: Vec<u64>,
     /// Members whose failure was asked for.
     pub may_fail: Arc<Mutex<Vec<(u64, u64)>>>,
     _dir: tempfile::TempDir,
@@ -106,6 +122,8 @@ pub struct World {
 /// Runs a plan to its end.
 pub fn run(plan: Plan) -> Report {
     chance::seed_thread(plan.seed);
+    #[cfg(debug_assertions)]
+    Flaw::put_in(plan.bug.and_then(Bug::flaw));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let report = runtime.block_on(async {
         let began = Instant::now();
@@ -143,6 +161,7 @@ impl World {
             cache: Cache::new_lru_cache(8 << 20),
             rules,
             retention: AutoCompaction { age: None, revisions: None },
+            window_bytes: *dice.of(&[1 << 10, 8 << 10, 1 << 20]),
         };
         let town = Town {
             net: Arc::clone(&surroundings.net),
@@ -160,6 +179,7 @@ impl World {
             running: BTreeMap::new(),
             town,
             failures: Arc::default(),
+            removed: Vec::new(),
             may_fail: Arc::default(),
             _dir: dir,
         };
@@ -236,6 +256,8 @@ impl World {
             }
         }
         (1011..=1012).for_each(|id| drop(clients.spawn(Holder::new(client(id)).live())));
+        (1031..=1033).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
+        clients.spawn(surveyors::live(client(1041)));
         let mut watching = Watching { goal: watch::Sender::new(None), watchers: JoinSet::new() };
         for id in 1021..=1023 {
             let watcher = Watcher::new(client(id), watching.goal.subscribe());
@@ -248,8 +270,8 @@ impl World {
             sleep(self.plan.time).await;
         }
         self.surroundings.trace.note("all is healed");
-        // Some more requests, which are to be answered now.
-        sleep(Duration::from_secs(3)).await;
+        // Some more requests, which are to be answered now; and leases that nothing keeps alive any more.
+        sleep(Duration::from_secs(*self.dice.of(&[3, 3, 12]))).await;
         self.town.over.store(true, Ordering::Relaxed);
         while let Some(done) = clients.join_next().await {
             done.unwrap();
@@ -284,6 +306,7 @@ impl World {
         let history = self.town.recorder.history();
         wrong.extend(self.failures.lock().drain(..));
         wrong.extend(self.surroundings.truth.wrong());
+        wrong.extend(self.town.recorder.faults());
         wrong.extend(checkers::check(&history, Tolerance::default()).iter().map(ToString::to_string));
         Report { trace: self.surroundings.trace.clone(), history, wrong, simulated: began.elapsed() }
     }
@@ -308,6 +331,9 @@ impl World {
         };
         let ids: Vec<u64> = members.iter().map(|member| member.id.get()).collect();
         self.surroundings.trace.note(format!("members in the end: {ids:?}"));
+        if let Some(id) = ids.iter().find(|id| self.removed.contains(id)) {
+            self.failures.lock().push(format!("member {id} was removed, and is a member in the end"));
+        }
         let others: Vec<u64> = self.machines.keys().copied().filter(|id| !ids.contains(id)).collect();
         for id in others {
             self.crash(id);
@@ -351,9 +377,10 @@ impl World {
         let store = process.consensus.store();
         let view = View::new(store.snapshot()).unwrap();
         let end = picture(&view);
-        self.town.recorder.with(|history| {
-            history.log = Some(log_of(&revisions, end.revision));
-            history.end = Some(end);
+        self.town.recorder.with(|told| {
+            told.others = vec![history::Span::Subtree(lockers::DIRECTORY.into())];
+            told.log = Some(log_of(&revisions, end.revision));
+            told.end = Some(end);
         });
     }
 }

@@ -95,3 +95,22 @@ fn the_end_of_a_lease_takes_all_its_keys_or_is_no_end() {
     assert!(gone(&["a"]).is_err(), "half of a lease");
     assert!(gone(&["a", "b", "k"]).is_err(), "a key that had no lease");
 }
+
+/// Found by random histories: a write nobody heard of may have deleted the key before it was put.
+#[test]
+fn a_put_after_a_hole_may_have_made_its_key() {
+    let puts = [put((1, 2), "a", 2), put((3, 4), "b", 6)];
+    let seen = |create, version| [&puts[..], &[get((5, 6), 6, &[kv("b", create, 6, version)])]].concat();
+    assert!(passes(&seen(2, 2)), "nothing was in between");
+    assert!(passes(&seen(6, 1)), "it was deleted in between");
+    assert!(!passes(&[&puts[..], &[get((5, 6), 6, &[kv("c", 6, 6, 1)])]].concat()), "another value");
+}
+
+#[test]
+fn what_others_write_needs_nobody_who_asked() {
+    let log = Some(ChangeLog { from: 2, to: 2, changes: vec![Change::Put(kv("x", 2, 2, 1))] });
+    let mut history = History { log, ..History::default() };
+    assert!(check(&history).is_err());
+    history.others.push(Span::Key("k".into()));
+    assert!(check(&history).is_ok());
+}
