@@ -288,6 +288,10 @@ impl Session {
     /// Looks at a live watch.
     fn collect(&mut self, tag: u64) {
         let Some(watch) = self.watches.get_mut(&tag) else { return };
+        if Flaw::EarlyMark.is_put_in() && watch.mark_wanted && matches!(watch.phase, Phase::Fetching(_)) {
+            watch.mark_wanted = false;
+            self.outbox.push_back(WatchNotice::Mark { tag, revision: self.hub.revision() });
+        }
         if watch.phase != Phase::Live {
             return;
         }

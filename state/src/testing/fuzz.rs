@@ -62,16 +62,17 @@ pub fn inputs(corpus: &str) -> Vec<Vec<u8>> {
 
 fn unhex(line: &str) -> Vec<u8> {
     let digits: Vec<_> = line.chars().filter(|digit| !digit.is_whitespace()).collect();
-    let digit = |digit: &char| digit.to_digit(16).expect("hexadecimal digits in the corpus") as u8;
-    digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, next| byte << 4 | digit(next))).collect()
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16);
+    digits.chunks(2).map(|pair| byte(pair).expect("hexadecimal digits in the corpus")).collect()
 }
 
 fn tell_if_it_panics(name: &str, input: &[u8], target: &impl Fn(&[u8]) -> bool) -> bool {
     match catch_unwind(AssertUnwindSafe(|| target(input))) {
         Ok(accepted) => accepted,
         Err(panic) => {
-            let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-            println!("{name} failed at this input, which belongs into its corpus:\n{hex}");
+            println!("{name} failed at this input, which belongs into its corpus:");
+            input.iter().for_each(|byte| print!("{byte:02x}"));
+            println!();
             resume_unwind(panic)
         }
     }
@@ -94,7 +95,7 @@ struct Damage {
 }
 
 impl Damage {
-    /// A mixed counter (SplitMix64).
+    /// A mixed counter (`SplitMix64`).
     fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -103,7 +104,7 @@ impl Damage {
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        (self.number() % bound.max(1) as u64) as usize
+        usize::try_from(self.number() % bound.max(1) as u64).unwrap_or_default()
     }
 
     fn next(&mut self, from: &[Vec<u8>]) -> Vec<u8> {

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{History, Hold, Mode, Moment, Octets};
+use super::history::{Change, History, Hold, Mode, Moment, Octets};
 use super::{Verdict, Violation};
 
 /// Checks it.
@@ -23,6 +23,26 @@ pub fn check(history: &History) -> Verdict {
         unique(&holds)?;
         growing(&holds)?;
         over_before(&holds)?;
+    }
+    there(history)
+}
+
+/// As of the revision in the answer, the contender's key stood there with the token. Only where the log covers it.
+fn there(history: &History) -> Verdict {
+    let Some(log) = &history.log else { return Ok(()) };
+    let mut by_key: BTreeMap<&Octets, Vec<&Change>> = BTreeMap::new();
+    log.changes.iter().for_each(|change| by_key.entry(change.key()).or_default().push(change));
+    for hold in &history.holds {
+        let (Some(token), Some(revision)) = (hold.token, hold.revision) else { continue };
+        if token < log.from || revision > log.to {
+            continue;
+        }
+        let changes = by_key.get(&hold.key).map_or(&[][..], Vec::as_slice);
+        let last = changes[..changes.partition_point(|change| change.revision() <= revision)].last();
+        if !matches!(last, Some(Change::Put(kv)) if kv.create_revision == token) {
+            let text = format!("as of {revision} the contender is {last:?}: {hold:?}");
+            return Err(Violation::new("who holds is there", text));
+        }
     }
     Ok(())
 }

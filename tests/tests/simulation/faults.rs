@@ -61,7 +61,7 @@ enum Fault {
     Restart,
     /// One ends in good order and begins again.
     Stop,
-    /// The disk of one takes long.
+    /// The disk of one, or of all, takes long.
     SlowDisk,
     /// The disk of one fails.
     BrokenDisk,
@@ -142,6 +142,12 @@ impl Faults {
                     world.stop(id).await;
                     sleep(self.dice.between_ms(0, 1000)).await;
                     world.start(id).await;
+                }
+            }
+            Fault::SlowDisk if self.dice.happens(300) => {
+                let slowness = *self.dice.of(&[10, 50]);
+                for machine in world.machines.values() {
+                    machine.conditions.slowness.store(slowness, Ordering::Relaxed);
                 }
             }
             Fault::SlowDisk => {
@@ -281,7 +287,7 @@ impl Faults {
 
     fn compact(&self, world: &World) {
         let Some(process) = self.any_process(world) else { return };
-        let revision = process.consensus.applied().borrow().revision - self.dice.below(50) as i64;
+        let revision = process.consensus.applied().borrow().revision - self.dice.below(20) as i64;
         if revision > 1 {
             world.compact(revision, self.dice.named(revision));
         }

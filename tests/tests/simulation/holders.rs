@@ -71,7 +71,8 @@ impl Holder {
         let renewals = self.client.dice.below(8);
         for _ in 0..renewals {
             let late = is_long || self.client.dice.happens(200);
-            sleep(Duration::from_millis(if late { ttl_ms * 7 / 10 } else { ttl_ms / 3 })).await;
+            let pause = if late { 60 + 10 * self.client.dice.below(5) as u64 } else { 33 };
+            sleep(Duration::from_millis(ttl_ms * pause / 100)).await;
             if self.client.town.is_over() {
                 return;
             }

@@ -112,6 +112,7 @@ impl Locker {
             invoked,
             completed,
             token: acquired.as_ref().map(|acquired| acquired.token),
+            revision: acquired.as_ref().and_then(|acquired| acquired.header).map(|header| header.revision),
             downgraded: None,
             ended: Some(completed),
         };
@@ -145,8 +146,7 @@ impl Locker {
             let trace = &self.client.town.recorder.trace;
             trace.note(format!("client {}: {lock} {acquire_id} → {:?}", self.client.id, told(&answer)));
             if let Ok(Ok(acquired)) = answer {
-                let acquired = acquired.into_inner();
-                return session.is_alive(&self.client).then_some(acquired);
+                return Some(acquired.into_inner());
             }
             self.client.move_on();
             sleep(self.client.dice.between_ms(0, 50)).await;

@@ -61,7 +61,7 @@ impl Trace {
     pub fn note(&self, what: impl AsRef<str>) {
         let now = self.now_us();
         let mut lines = self.lines.lock();
-        let line = format!("{:>10.3} {}", now as f64 / 1000.0, what.as_ref());
+        let line = format!("{:>6}.{:03} {}", now / 1000, now % 1000, what.as_ref());
         line.hash(&mut lines.hasher);
         lines.count += 1;
         if lines.keep == Keep::Tail && lines.kept.len() == TAIL {

@@ -72,7 +72,9 @@ impl Watcher {
                     }
                     self.client.move_on();
                     self.watch.told.push(Told::Resumed);
-                    sleep(self.client.dice.between_ms(10, 200)).await;
+                    // Now and then it is away for long.
+                    let (low, high) = if self.client.dice.happens(200) { (1_000, 6_000) } else { (10, 200) };
+                    sleep(self.client.dice.between_ms(low, high)).await;
                 }
             }
         }
@@ -81,6 +83,9 @@ impl Watcher {
 
     /// The next message of a stream; none when it is silent for too long, or its process has ended.
     async fn message<T>(&self, from: Option<Origin>, stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
+        if self.client.dice.happens(10) {
+            return Ok(None);
+        }
         let Ok(next) = timeout(SILENCE_MAX, stream.message()).await else { return Ok(None) };
         let next = next?;
         let net = &self.client.town.net;

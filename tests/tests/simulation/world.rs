@@ -23,7 +23,7 @@ use quorate_state::command::{RangeQuery, Refine, Span};
 use quorate_state::flaw::Flaw;
 use quorate_state::store::Store as _;
 use quorate_state::view::View;
-use quorate_tests::checkers::history::{self, Digest, History, Kv, Picture};
+use quorate_tests::checkers::history::{self, Digest, History, Kv, Learned, Picture};
 use quorate_tests::checkers::{self, Tolerance};
 use rocksdb::Cache;
 use tokio::task::JoinSet;
@@ -44,6 +44,9 @@ use crate::way::ask;
 
 /// After all is healed, members agree within this.
 const AGREEMENT: Duration = Duration::from_secs(60);
+
+/// After the last renewal every lease is over within this.
+const LEASES_END: Duration = Duration::from_secs(15);
 
 /// What a run is to be like.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +164,7 @@ impl World {
             cache: Cache::new_lru_cache(8 << 20),
             rules,
             retention: AutoCompaction { age: None, revisions: None },
-            window_bytes: *dice.of(&[1 << 10, 8 << 10, 1 << 20]),
+            window_bytes: *dice.of(&[1, 1 << 10, 8 << 10, 1 << 20]),
         };
         let town = Town {
             net: Arc::clone(&surroundings.net),
@@ -255,7 +258,7 @@ impl World {
                 clients.spawn(client(id).live());
             }
         }
-        (1011..=1012).for_each(|id| drop(clients.spawn(Holder::new(client(id)).live())));
+        (1011..=1014).for_each(|id| drop(clients.spawn(Holder::new(client(id)).live())));
         (1031..=1033).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
         clients.spawn(surveyors::live(client(1041)));
         let mut watching = Watching { goal: watch::Sender::new(None), watchers: JoinSet::new() };
@@ -282,6 +285,8 @@ impl World {
     /// Waits until all members have the same, and reads what that is.
     async fn end(mut self, mut watching: Watching, began: Instant) -> Report {
         let mut wrong = Vec::new();
+        // What is left of leases ends now.
+        sleep(LEASES_END).await;
         if timeout(AGREEMENT, self.agree()).await.is_err() {
             let marks: Vec<_> = self.running.values().map(|process| (process.origin, mark(process))).collect();
             wrong.push(format!("members do not agree in time: {marks:?}"));
@@ -377,6 +382,10 @@ impl World {
         let store = process.consensus.store();
         let view = View::new(store.snapshot()).unwrap();
         let end = picture(&view);
+        for kv in end.keys.iter().filter(|kv| kv.lease != 0 && kv.key.as_slice().starts_with(b"/held/")) {
+            let moment = self.surroundings.trace.moment();
+            self.town.recorder.lease(kv.lease, moment, Learned::Seen);
+        }
         self.town.recorder.with(|told| {
             told.others = vec![history::Span::Subtree(lockers::DIRECTORY.into())];
             told.log = Some(log_of(&revisions, end.revision));

@@ -59,6 +59,9 @@ pub struct Hold {
     pub completed: Moment,
     /// Its token; `None`: it was not told that it holds.
     pub token: Option<i64>,
+    /// The store's revision in the answer, if that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
     /// From here on it did not hold exclusively any more, but shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downgraded: Option<Moment>,

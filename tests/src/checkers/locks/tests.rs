@@ -1,5 +1,6 @@
 //! Contenders and what they were told.
 
+use super::super::history::{ChangeLog, Kv};
 use super::*;
 
 fn hold(mode: Mode, token: i64, moments: (u64, u64), ended: u64) -> Hold {
@@ -11,9 +12,33 @@ fn hold(mode: Mode, token: i64, moments: (u64, u64), ended: u64) -> Hold {
         invoked: moments.0,
         completed: moments.1,
         token: Some(token),
+        revision: None,
         downgraded: None,
         ended: Some(ended),
     }
+}
+
+/// A lock is granted to a contender that is there, as of the revision in the answer.
+#[test]
+fn who_is_gone_is_not_granted_a_lock() {
+    let kv = |token: i64| Kv {
+        key: format!("l/{token}").into(),
+        create_revision: token,
+        mod_revision: token,
+        ..Kv::default()
+    };
+    let changes = vec![Change::Put(kv(5)), Change::Put(kv(6)), Change::Delete { key: "l/5".into(), revision: 7 }];
+    let log = Some(ChangeLog { from: 5, to: 7, changes });
+    let granted = |token, revision| {
+        let hold = Hold { revision: Some(revision), ..hold(Mode::Exclusive, token, (0, 10), 20) };
+        check(&History { holds: vec![hold], log: log.clone(), ..History::default() }).is_ok()
+    };
+    assert!(granted(5, 5));
+    assert!(granted(5, 6));
+    assert!(!granted(5, 7), "its key was deleted at 7");
+    assert!(granted(6, 7));
+    assert!(granted(6, 8), "nobody knows what came after the log");
+    assert!(!granted(4, 6), "it was never there");
 }
 
 fn passes(holds: &[Hold]) -> bool {
