@@ -26,8 +26,8 @@ pub fn draw() -> u64 {
 
 /// From 0 on, less than 1.
 pub fn fraction() -> f64 {
-    // As many bits as the fraction of a number has.
-    (draw() >> 11) as f64 / (1_u64 << 53) as f64
+    let [a, b, c, d, ..] = draw().to_be_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

@@ -343,7 +343,6 @@ impl LogWriter {
         }
         ops.extend(self.shared.take_committed(self.written_next).map(LogOp::Committed));
         let sync = done.iter().any(|done| !matches!(done, Done::Nothing));
-        let done = if Flaw::AcksBeforeWrite.is_put_in() { acknowledge(done) } else { done };
         self.shared.tasks.takes(Work::LogWrite).await;
         let result = if ops.is_empty() { Ok(()) } else { self.shared.disk.write(&ops, sync) };
         self.shared.tasks.takes(Work::LogWritten).await;
@@ -428,9 +427,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        if !Flaw::VoteNotSaved.is_put_in() {
-            self.synced(vec![LogOp::Vote(*vote)]).await?;
-        }
+        let ops = if Flaw::VoteNotSaved.is_put_in() { Vec::new() } else { vec![LogOp::Vote(*vote)] };
+        self.synced(ops).await?;
         self.tail().vote = Some(*vote);
         Ok(())
     }
@@ -464,6 +462,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             entries.into_iter().try_for_each(|entry| tail.push(entry))?;
             tail.appends_queued
         };
+        if Flaw::AcksBeforeWrite.is_put_in() {
+            callback.io_completed(Ok(()));
+            return self.queue(Job { ops, bytes, done: Done::Nothing }).await;
+        }
         self.queue(Job { ops, bytes, done: Done::Append(append, callback) }).await
     }
 
@@ -477,9 +479,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             tail.truncate_from(from);
             tail.last = last_log_id;
         }
-        if Flaw::TruncationNotSaved.is_put_in() {
-            return Ok(());
-        }
         self.synced(vec![LogOp::TruncateFrom(from)]).await
     }
 
@@ -491,18 +490,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         self.queue(Job { ops: vec![LogOp::PurgeThrough(log_id)], bytes: 0, done: Done::Nothing }).await
     }
-}
-
-/// What a writer would do that does not wait for the disk; see [`Flaw::AcksBeforeWrite`].
-fn acknowledge(done: Vec<Done>) -> Vec<Done> {
-    let mut left = Vec::new();
-    for done in done {
-        match done {
-            Done::Append(_, flushed) => flushed.io_completed(Ok(())),
-            other => left.push(other),
-        }
-    }
-    left
 }
 
 fn closed() -> io::Error {

@@ -134,7 +134,7 @@ impl Hub {
         let mut state = self.state.lock();
         let newest = state.window.revision();
         let from = from.unwrap_or(newest.next());
-        let from = if Flaw::WindowEdge.is_put_in() && from.next() == state.window.first() { from.next() } else { from };
+        let from = flawed(from, state.window.first());
         if from < state.window.first() {
             return None;
         }
@@ -244,6 +244,16 @@ impl Hub {
             queue.fall_behind(unseen);
             watcher.wake(&mut queue);
         }
+    }
+}
+
+/// See [`Flaw`]; as it is, where there is none.
+fn flawed(from: Revision, first: Revision) -> Revision {
+    match from {
+        from if Flaw::WindowEdge.is_put_in() && from.next() == first => first,
+        from if Flaw::JointGap.is_put_in() => from.next(),
+        from if Flaw::JointRepeat.is_put_in() && from.get() > 1 => Revision(from.get() - 1),
+        from => from,
     }
 }
 

@@ -15,7 +15,6 @@ use std::task::{Context, Poll};
 
 use futures::{Stream, StreamExt as _};
 use quorate_proto::Revision;
-use quorate_state::flaw::Flaw;
 use quorate_state::view::ReadError;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -288,10 +287,6 @@ impl Session {
     /// Looks at a live watch.
     fn collect(&mut self, tag: u64) {
         let Some(watch) = self.watches.get_mut(&tag) else { return };
-        if Flaw::EarlyMark.is_put_in() && watch.mark_wanted && matches!(watch.phase, Phase::Fetching(_)) {
-            watch.mark_wanted = false;
-            self.outbox.push_back(WatchNotice::Mark { tag, revision: self.hub.revision() });
-        }
         if watch.phase != Phase::Live {
             return;
         }
@@ -306,10 +301,6 @@ impl Session {
                 self.queued.push_back(tag);
             }
             Taken::Some { items, more } => {
-                if watch.mark_wanted && Flaw::EarlyMark.is_put_in() {
-                    watch.mark_wanted = false;
-                    self.outbox.push_back(WatchNotice::Mark { tag, revision: self.hub.revision() });
-                }
                 let again = watch.mark_wanted && !more;
                 if let Some(first) = items.first().filter(|_| watch.spec.previous_values) {
                     watch.phase = Phase::Fetching(first.item.revision);
@@ -376,12 +367,7 @@ impl Session {
             }
             DoneWhat::Read(Ok((items, next))) => {
                 watch.covered = Revision(next.get() - 1);
-                let from = match next {
-                    next if Flaw::JointGap.is_put_in() => next.next(),
-                    next if Flaw::JointRepeat.is_put_in() && next.get() > 1 => Revision(next.get() - 1),
-                    next => next,
-                };
-                if self.hub.join(&watch.watcher, Some(from)).is_some() {
+                if self.hub.join(&watch.watcher, Some(next)).is_some() {
                     watch.phase = Phase::Live;
                     self.mailbox.put(tag);
                 } else {
@@ -397,6 +383,9 @@ impl Session {
     fn give(&mut self, tag: u64, items: Vec<Picked>) {
         if items.is_empty() {
             return;
+        }
+        if quorate_state::flaw::Flaw::EarlyMark.happens(50) {
+            self.outbox.push_back(WatchNotice::Mark { tag, revision: self.hub.revision() });
         }
         self.outbox.push_back(WatchNotice::Events { tag, items });
         self.touch(tag);

@@ -71,7 +71,9 @@ fn tell_if_it_panics(name: &str, input: &[u8], target: &impl Fn(&[u8]) -> bool) 
         Ok(accepted) => accepted,
         Err(panic) => {
             println!("{name} failed at this input, which belongs into its corpus:");
-            input.iter().for_each(|byte| print!("{byte:02x}"));
+            for byte in input {
+                print!("{byte:02x}");
+            }
             println!();
             resume_unwind(panic)
         }

@@ -19,8 +19,8 @@ use tonic::Request;
 use crate::clients::Client;
 use crate::way::{Way, ask};
 
-/// Locks that all want.
-const LOCKS: usize = 2;
+/// Locks that all want, so few that many wait.
+const LOCKS: usize = 1;
 /// Directory of the locks.
 pub const DIRECTORY: &str = "/locks";
 /// How long a member tries for a caller, who may have gone before.

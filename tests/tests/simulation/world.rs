@@ -259,7 +259,7 @@ impl World {
             }
         }
         (1011..=1014).for_each(|id| drop(clients.spawn(Holder::new(client(id)).live())));
-        (1031..=1033).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
+        (1031..=1034).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
         clients.spawn(surveyors::live(client(1041)));
         let mut watching = Watching { goal: watch::Sender::new(None), watchers: JoinSet::new() };
         for id in 1021..=1023 {
