@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use quorate_proto::{Key, Revision};
 use quorate_state::command::{Command, Compare, Expect, Owner, Put, Relation, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::{Done, KeyValue};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::RecipeError;
@@ -21,6 +20,7 @@ use super::lines::Followed;
 use super::look::Contest;
 use crate::api::{Rooms, Trouble, Weight, Written, odd};
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 
 /// Terms that are remembered for those who are slow, and the bytes of their leaders' values.
 const TERMS_MAX: usize = 1_024;
