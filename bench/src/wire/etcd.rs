@@ -187,18 +187,15 @@ impl KeepAlives {
     /// Renews a lease, which must exist.
     pub async fn renew(&mut self, lease: i64) -> Result<()> {
         let request = pb::LeaseKeepAliveRequest { id: lease };
-        let answers = match &mut self.stream {
-            Some(stream) => {
-                stream.requests.send(request).await.map_err(call("keep-alive"))?;
-                &mut stream.answers
-            }
-            None => {
-                let (requests, queue) = mpsc::channel(KEEP_ALIVES_WAITING);
-                requests.send(request).await.map_err(call("keep-alive"))?;
-                let opened = LeaseClient::new(self.channel.clone()).lease_keep_alive(ReceiverStream::new(queue)).await;
-                let answers = opened.map_err(call("keep-alive"))?.into_inner();
-                &mut self.stream.insert(KeepAliveStream { requests, answers }).answers
-            }
+        let answers = if let Some(stream) = &mut self.stream {
+            stream.requests.send(request).await.map_err(call("keep-alive"))?;
+            &mut stream.answers
+        } else {
+            let (requests, queue) = mpsc::channel(KEEP_ALIVES_WAITING);
+            requests.send(request).await.map_err(call("keep-alive"))?;
+            let opened = LeaseClient::new(self.channel.clone()).lease_keep_alive(ReceiverStream::new(queue)).await;
+            let answers = opened.map_err(call("keep-alive"))?.into_inner();
+            &mut self.stream.insert(KeepAliveStream { requests, answers }).answers
         };
         match answers.message().await.map_err(call("keep-alive"))? {
             Some(answer) if answer.id == lease && answer.ttl > 0 => Ok(()),
