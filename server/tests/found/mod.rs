@@ -14,10 +14,10 @@ use quorate_proto::v1::register_request::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::doors::Doors;
 
@@ -129,6 +129,8 @@ impl Between {
 
 /// A watch of a service.
 pub struct Watched {
+    client: DiscoveryClient<Channel>,
+    request: v1::WatchServiceRequest,
     answers: Streaming<v1::WatchServiceResponse>,
     known: BTreeMap<String, v1::Instance>,
     protected: bool,
@@ -141,8 +143,9 @@ impl Watched {
     }
 
     pub async fn ask(doors: &Doors, request: v1::WatchServiceRequest) -> Self {
-        let answers = client(doors).watch(request).await.unwrap().into_inner();
-        Self { answers, known: BTreeMap::new(), protected: false }
+        let mut client = client(doors);
+        let answers = client.watch(request.clone()).await.unwrap().into_inner();
+        Self { client, request, answers, known: BTreeMap::new(), protected: false }
     }
 
     pub async fn try_next(&mut self) -> Result<v1::WatchServiceResponse, Status> {
@@ -155,11 +158,27 @@ impl Watched {
         self.known.extend(update.changed.iter().map(|instance| (instance.id.clone(), instance.clone())));
         self.known.retain(|id, _| !update.removed.contains(id));
         self.protected = update.protected;
+        self.request.after_revision = update.header.unwrap().revision;
         Ok(update)
     }
 
     pub async fn next(&mut self) -> v1::WatchServiceResponse {
         self.try_next().await.unwrap()
+    }
+
+    /// Goes on after the last update, as a client does whose member lost contact to its leader: on a starved machine
+    /// that happens.
+    async fn go_on(&mut self) {
+        let watching = async {
+            loop {
+                match self.client.watch(self.request.clone()).await {
+                    Ok(answers) => return answers.into_inner(),
+                    Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        self.answers = timeout(PATIENCE, watching).await.expect("it goes on");
     }
 
     /// Follows until this holds; gives what is known then.
@@ -169,8 +188,11 @@ impl Watched {
     ) -> BTreeMap<String, v1::Instance> {
         let mut begun = false;
         while !begun || !holds(&self.known, self.protected) {
-            self.next().await;
-            begun = true;
+            match self.try_next().await {
+                Ok(_) => begun = true,
+                Err(status) if status.code() == Code::Unavailable => self.go_on().await,
+                Err(status) => panic!("{status}"),
+            }
         }
         self.known.clone()
     }
