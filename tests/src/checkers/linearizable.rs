@@ -372,7 +372,9 @@ impl Unknown {
             match named(&operation.input) {
                 None => unknown.wide.push(index),
                 Some(keys) => {
-                    keys.into_iter().for_each(|key| unknown.by_key.entry(key.clone()).or_default().push(index));
+                    for key in keys {
+                        unknown.by_key.entry(key.clone()).or_default().push(index);
+                    }
                 }
             }
         }

@@ -17,6 +17,20 @@
 //! - No network, no clock, no task: a history in, a [`Verdict`] out, always the same.
 //! - Each checker has tests with histories that it must reject.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::cloned_ref_to_slice_refs,
+        clippy::needless_pass_by_value,
+        clippy::too_many_lines,
+        clippy::similar_names,
+        reason = "tests with small numbers"
+    )
+)]
+
 use std::fmt;
 
 pub mod digests;

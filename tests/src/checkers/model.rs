@@ -41,7 +41,9 @@ impl Keys {
     /// Those of a picture.
     pub fn of(kvs: &[Kv]) -> Self {
         let mut keys = Self::default();
-        kvs.iter().for_each(|kv| keys.apply(&Change::Put(kv.clone())));
+        for kv in kvs {
+            keys.apply(&Change::Put(kv.clone()));
+        }
         keys
     }
 
@@ -89,7 +91,9 @@ impl Keys {
             Input::Revoke { lease } => {
                 let keys: Vec<_> = self.owned(*lease).cloned().collect();
                 let deleted = keys.len() as u64;
-                keys.into_iter().for_each(|key| draft.delete(key));
+                for key in keys {
+                    draft.delete(key);
+                }
                 Answer::of(vec![Done::Deleted(deleted)])
             }
         };
@@ -166,7 +170,9 @@ impl Draft<'_> {
             Action::Delete { span } => {
                 let kvs = self.select(span);
                 let deleted = kvs.len() as u64;
-                kvs.into_iter().for_each(|kv| self.delete(kv.key));
+                for kv in kvs {
+                    self.delete(kv.key);
+                }
                 Done::Deleted(deleted)
             }
         })

@@ -115,14 +115,14 @@ fn acknowledged_are_there(history: &History) -> Verdict {
     let mut logged: HashMap<(i64, &Octets), &Change> = HashMap::new();
     let log = history.log.iter().flat_map(|log| &log.changes);
     logged.extend(log.map(|change| ((change.revision(), change.key()), change)));
-    let covered = history.log.as_ref().map_or(0..=-1, |log| log.from..=log.to);
+    let covered = |revision: i64| history.log.as_ref().is_some_and(|log| (log.from..=log.to).contains(&revision));
     let end: Option<HashMap<_, _>> =
         history.end.as_ref().map(|end| end.keys.iter().map(|kv| (&kv.key, kv.mod_revision)).collect());
     let end_revision = history.end.as_ref().map_or(0, |end| end.revision);
     for (operation, revision, key, value) in puts(history) {
         let there = logged.get(&(revision, key));
         let right = matches!(there, Some(Change::Put(kv)) if kv.value == *value);
-        if covered.contains(&revision) && !right {
+        if covered(revision) && !right {
             let text = format!("the log has {there:?} at revision {revision}, which acknowledged {operation:?}");
             return Err(Violation::new(LOST, text));
         }

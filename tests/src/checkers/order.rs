@@ -144,7 +144,7 @@ impl Order {
         for revision in revisions {
             let operation = claims.get(&revision);
             let entry = self.entries.entry(revision).or_insert_with(|| {
-                let glimpsed = || {
+                let as_shown = || {
                     let kvs = glimpses.remove(&revision).unwrap_or_default();
                     Entry { changes: kvs.into_values().map(Change::Put).collect(), source: Source::Glimpsed }
                 };
@@ -152,7 +152,7 @@ impl Order {
                     let changes = made(&keys, &history.operations[*index], revision)?;
                     Some(Entry { changes, source: Source::Operation(*index) })
                 });
-                made.unwrap_or_else(glimpsed)
+                made.unwrap_or_else(as_shown)
             });
             entry.changes.iter().for_each(|change| keys.apply(change));
         }

@@ -111,7 +111,9 @@ fn a_read_of_another_value_is_rejected() {
         let Outcome::Done { answer, .. } = &mut history.operations[place].outcome else { return false };
         for done in &mut answer.results {
             if let Done::Read(kvs) = done {
-                kvs.iter_mut().for_each(|kv| kv.value = "never written".into());
+                for kv in kvs {
+                    kv.value = "never written".into();
+                }
             }
         }
         true

@@ -109,8 +109,9 @@ fn named(input: &Input) -> Vec<&Octets> {
     let compared = txn.compares.iter().map(|compare| &compare.key);
     let actions = txn.then.iter().chain(&txn.otherwise);
     let acted = actions.filter_map(|action| match action {
-        Action::Put { key, .. } => Some(key),
-        Action::Read { span: Span::Key(key), .. } | Action::Delete { span: Span::Key(key) } => Some(key),
+        Action::Put { key, .. }
+        | Action::Read { span: Span::Key(key), .. }
+        | Action::Delete { span: Span::Key(key) } => Some(key),
         _ => None,
     });
     compared.chain(acted).collect()

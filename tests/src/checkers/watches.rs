@@ -76,7 +76,6 @@ impl<'a> Listening<'a> {
         for told in &self.watch.told {
             match told {
                 Told::Created(revision) if self.next == 0 => self.next = revision + 1,
-                Told::Created(_) => {}
                 Told::Events { revision, events, fragment } => self.events(*revision, events, *fragment)?,
                 Told::Progress(revision) => self.progress(*revision)?,
                 // The client drops the half of a revision that it has, and asks for the whole again.
@@ -85,7 +84,7 @@ impl<'a> Listening<'a> {
                     let text = format!("ended as compacted at {revision}, and {} came next", self.next);
                     return Err(self.broken("resumable", &text));
                 }
-                Told::Compacted(_) => {}
+                Told::Created(_) | Told::Compacted(_) => {}
             }
         }
         Ok(())
@@ -155,7 +154,7 @@ impl<'a> Listening<'a> {
         if right {
             return Ok(());
         }
-        let text = format!("{:?} stood there before {event:?}", expected);
+        let text = format!("{expected:?} stood there before {event:?}");
         Err(self.broken("previous value right", &text))
     }
 

@@ -120,6 +120,7 @@ impl Faults {
         unreachable!("the weights add up");
     }
 
+    #[allow(clippy::too_many_lines, reason = "a list of what can go wrong")]
     async fn happens(&mut self, world: &mut World, fault: Fault) {
         match fault {
             Fault::Partition => self.part(world),

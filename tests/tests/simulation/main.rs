@@ -4,6 +4,14 @@
 //! Set `QUORATE_SEED` to replay one run with its whole trace; `make simulate SEEDS=1000` runs more of them.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::needless_pass_by_value,
+    reason = "tests with small numbers"
+)]
 
 mod clients;
 mod dice;

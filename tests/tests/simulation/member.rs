@@ -177,12 +177,12 @@ impl Machine {
         let rooms = Arc::new(rooms);
         consensus.run();
         surroundings.trace.note(format!("{} started, process {}", self.id, origin.process));
-        self.open_doors(origin, &consensus, &rooms, surroundings);
+        Self::open_doors(origin, &consensus, &rooms, surroundings);
         Process { origin, consensus, tasks, rooms }
     }
 
     /// Lets clients in once what was committed before is applied again, as the real start does.
-    fn open_doors(&self, origin: Origin, consensus: &Arc<Consensus>, rooms: &Arc<Rooms>, surroundings: &Surroundings) {
+    fn open_doors(origin: Origin, consensus: &Arc<Consensus>, rooms: &Arc<Rooms>, surroundings: &Surroundings) {
         let (consensus, rooms) = (Arc::clone(consensus), Arc::clone(rooms));
         let (net, trace) = (Arc::clone(&surroundings.net), surroundings.trace.clone());
         tokio::spawn(async move {

@@ -88,9 +88,9 @@ impl Watcher {
         }
         let Ok(next) = timeout(SILENCE_MAX, stream.message()).await else { return Ok(None) };
         let next = next?;
-        let net = &self.client.town.net;
-        let arrives =
-            from.is_some_and(|origin| net.runs(origin)) && net.carry(self.client.way().member, self.client.id).await;
+        let town = &self.client.town;
+        let arrives = from.is_some_and(|origin| town.net.runs(origin))
+            && town.net.carry(self.client.way().member, self.client.id).await;
         Ok(next.filter(|_| arrives))
     }
 

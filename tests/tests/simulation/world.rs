@@ -43,7 +43,7 @@ use crate::watchers::Watcher;
 use crate::way::ask;
 
 /// After all is healed, members agree within this.
-const AGREEMENT: Duration = Duration::from_secs(60);
+const AGREEMENT: Duration = Duration::from_mins(1);
 
 /// After the last renewal every lease is over within this.
 const LEASES_END: Duration = Duration::from_secs(15);
