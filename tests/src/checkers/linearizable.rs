@@ -95,8 +95,8 @@ struct Walk<'a> {
     gone: HashMap<Octets, i64>,
     /// The last revision that is not known whole; 0: none yet.
     hole: i64,
-    /// Keys that were put where a hole may have deleted or made them before: since when they exist is not known, nor
-    /// how often they have changed.
+    /// Keys that were put after a hole, which may have deleted or made them before: since when they exist is not known,
+    /// nor how often they have changed.
     doubtful: BTreeSet<Octets>,
 }
 
@@ -142,7 +142,7 @@ impl Walk<'_> {
             let is_guessed = matches!(entry.source, Source::Operation(_)) && matches!(change, Change::Put(_));
             if !is_guessed {
                 self.doubtful.remove(change.key());
-            } else if self.unsure_of(change.key()) {
+            } else if self.hole != 0 {
                 self.doubtful.insert(change.key().clone());
             }
             self.keys.apply(change);

@@ -28,7 +28,7 @@ fn who_is_gone_is_not_granted_a_lock() {
         ..Kv::default()
     };
     let changes = vec![Change::Put(kv(5)), Change::Put(kv(6)), Change::Delete { key: "l/5".into(), revision: 7 }];
-    let log = Some(ChangeLog { from: 5, to: 7, changes });
+    let log = Some(ChangeLog { from: 2, to: 7, changes });
     let granted = |token, revision| {
         let hold = Hold { revision: Some(revision), ..hold(Mode::Exclusive, token, (0, 10), 20) };
         check(&History { holds: vec![hold], log: log.clone(), ..History::default() }).is_ok()
