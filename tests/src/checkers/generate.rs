@@ -23,10 +23,15 @@ pub(super) struct Wanted {
     pub rich: bool,
 }
 
-/// The seeds to try: that of `QUORATE_SEED`, else so many from a random one on. They are printed.
+/// The seeds to try: that of `QUORATE_SEED`; with `QUORATE_SEEDS` so many from a random one on; else from 1 on. They are
+/// printed.
 pub(super) fn seeds(many: u64) -> impl Iterator<Item = u64> {
     let asked = std::env::var("QUORATE_SEED").ok().map(|seed| seed.parse::<u64>().expect("QUORATE_SEED is a number"));
-    let first = asked.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let first = match (asked, std::env::var("QUORATE_SEEDS")) {
+        (Some(seed), _) => seed,
+        (None, Ok(_)) => u64::from(rand::random::<u32>()),
+        (None, Err(_)) => 1,
+    };
     println!("QUORATE_SEED={first} and the {many} after it");
     first..first + if asked.is_some() { 1 } else { many }
 }

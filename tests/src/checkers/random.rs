@@ -1,6 +1,6 @@
 //! The checkers against random histories: those that keep every promise pass, and each way of breaking one is seen.
 //!
-//! `QUORATE_SEED=7` runs one seed again.
+//! `QUORATE_SEED=7` runs one seed again, `QUORATE_SEEDS=1` new ones; else they are always the same.
 
 use super::generate::{self, Wanted, history, seeds};
 use super::history::{Change, Done, History, Outcome, Told};

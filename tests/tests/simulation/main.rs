@@ -46,8 +46,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds that every test run has: the first ones, and those that once found something.
 const FIXED: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-/// New ones in every test run.
-const NEW: u64 = 4;
 
 fn plan(seed: u64) -> Plan {
     let members = if seed % 3 == 2 { 5 } else { 3 };
@@ -126,7 +124,7 @@ fn whatever_goes_wrong_every_promise_is_kept() {
     }
     let seeds: Vec<u64> = match number("QUORATE_SEEDS") {
         Some(count) => (0..count).map(|_| rand::random_range(0..u64::from(u32::MAX))).collect(),
-        None => FIXED.into_iter().chain((0..NEW).map(|_| rand::random_range(0..u64::from(u32::MAX)))).collect(),
+        None => FIXED.to_vec(),
     };
     let wrong = run_all(&seeds);
     let failed: Vec<u64> = wrong.iter().map(|(seed, _)| *seed).collect();
