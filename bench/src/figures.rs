@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::failure::{Result, wrong};
 use crate::load::Window;
 use crate::stage::Subject;
 
@@ -119,6 +120,24 @@ impl Figures {
         }
         let cpu = window.cpu.as_secs_f64() * 1e6 / float(window.operations);
         self.add(work, Metric::Cpu, subject, cpu);
+    }
+
+    /// Adds two windows, by their names, and how much of the rate and of the p99 of the first the second kept.
+    pub fn add_kept(
+        &mut self,
+        work: &str,
+        subject: Subject,
+        names: [&str; 2],
+        [before, during]: [&mut Window; 2],
+    ) -> Result<()> {
+        self.add_window(names[0], subject, before);
+        self.add_window(names[1], subject, during);
+        // In order since they became figures.
+        let p99 = [&before, &during].map(|window| percentile(&window.latencies, 0.99));
+        let [Some(p99_before), Some(p99_during)] = p99 else { return wrong("a window without operations") };
+        self.add(work, Metric::RateKept, subject, rate(during) / rate(before));
+        self.add(work, Metric::P99Kept, subject, p99_during.as_secs_f64() / p99_before.as_secs_f64());
+        Ok(())
     }
 
     /// All rows.

@@ -58,9 +58,7 @@ impl Queue {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_at_another_member_keeps_its_place_and_no_late_clean_up_takes_it() {
     let three = Three::start().await;
-    let leader = three.leader().await;
-    let others = three.others(leader);
-    let (one, two) = (&three.members[&others[0]], &three.members[&others[1]]);
+    let [one, two] = three.followers().await;
     let lease = grant(one, 60_000).await;
     let held = acquire(one, "l", lease, 1).await.unwrap();
     let client = Client::connect(one).await;
@@ -84,12 +82,15 @@ async fn a_retry_at_another_member_keeps_its_place_and_no_late_clean_up_takes_it
     three.stop().await;
 }
 
+/// Of those who hold `l`.
+async fn tokens(doors: &Doors) -> Vec<i64> {
+    describe(doors, "l").await.holders.iter().map(|holder| holder.token).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_a_retry_was_told_of_survives_the_first_members_clean_up() {
     let three = Three::start().await;
-    let leader = three.leader().await;
-    let others = three.others(leader);
-    let (one, two) = (&three.members[&others[0]], &three.members[&others[1]]);
+    let [one, two] = three.followers().await;
     let lease = grant(one, 60_000).await;
     let held = acquire(one, "l", lease, 1).await.unwrap();
     let client = Client::connect(one).await;
@@ -99,8 +100,7 @@ async fn a_hold_that_a_retry_was_told_of_survives_the_first_members_clean_up() {
     assert!(release(two, "l", lease, 1, held.token).await);
     let retried = timeout(PATIENCE, acquire(two, "l", lease, 2)).await.unwrap().unwrap();
     sleep(Duration::from_millis(2_500)).await;
-    let shown = describe(one, "l").await;
-    assert_eq!(shown.holders.iter().map(|holder| holder.token).collect::<Vec<_>>(), [retried.token]);
+    assert_eq!(tokens(one).await, [retried.token]);
     three.stop().await;
 }
 
@@ -135,8 +135,7 @@ async fn a_reentrant_hold_that_a_retry_was_told_of_survives_the_first_members_cl
     three.net.heal();
     // The clean-up comes two seconds after the outcome.
     sleep(Duration::from_secs(4)).await;
-    let shown = describe(leads, "l").await;
-    assert_eq!(shown.holders.iter().map(|holder| holder.token).collect::<Vec<_>>(), [held.token]);
+    assert_eq!(tokens(leads).await, [held.token]);
     three.stop().await;
 }
 

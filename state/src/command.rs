@@ -154,6 +154,21 @@ pub struct Put {
     pub sequential: bool,
 }
 
+impl Put {
+    /// Of a value, whatever stands there.
+    pub fn new(key: Key, value: Bytes, owner: Owner) -> Self {
+        Self {
+            key,
+            value: Some(value),
+            owner,
+            expect: Expect::Anything,
+            return_previous: false,
+            must_have_parent: false,
+            sequential: false,
+        }
+    }
+}
+
 /// Which keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Span {
@@ -183,6 +198,13 @@ pub struct Delete {
     pub return_previous: bool,
     /// More keys than this: rejected, nothing deleted. The native API says 10 000; the etcd door says none.
     pub limit: Option<u64>,
+}
+
+impl Delete {
+    /// Of all these, whatever they are.
+    pub fn new(span: Span) -> Self {
+        Self { span, expect: Expect::Anything, must_be_empty: false, return_previous: false, limit: None }
+    }
 }
 
 /// A transaction: one revision, all or nothing; a rejection anywhere in it rejects the whole.
@@ -220,6 +242,13 @@ pub struct Compare {
     pub relation: Relation,
     /// With what.
     pub target: Target,
+}
+
+impl Compare {
+    /// The key's property is `target`.
+    pub fn equal(key: Key, target: Target) -> Self {
+        Self { span: Span::Key(key), empty_as_missing: false, relation: Relation::Equal, target }
+    }
 }
 
 /// How two things compare.

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use super::point;
 use crate::cluster::Cluster;
-use crate::failure::{Result, wrong};
-use crate::figures::{Figures, Metric, percentile, rate};
+use crate::failure::Result;
+use crate::figures::Figures;
 use crate::fill;
 use crate::load::{self, Caller};
 use crate::plan::{COMPACTION_CALLERS, Plan};
@@ -35,14 +35,8 @@ pub async fn run(lane: &Lane, cluster: &Cluster, round: usize, plan: &Plan, figu
     let (during, compacted) = tokio::join!(during, compact(lane, last, plan.warm_up));
     let mut during = during?;
     compacted?;
-    let rates = [&before, &during].map(rate);
-    figures.add_window("gets before compaction", lane.subject, &mut before);
-    figures.add_window("gets during compaction", lane.subject, &mut during);
-    // In order since they became figures.
-    let p99 = [&before, &during].map(|window| percentile(&window.latencies, 0.99));
-    let [Some(p99_before), Some(p99_during)] = p99 else { return wrong("a window without operations") };
-    figures.add(NAME, Metric::RateKept, lane.subject, rates[1] / rates[0]);
-    figures.add(NAME, Metric::P99Kept, lane.subject, p99_during.as_secs_f64() / p99_before.as_secs_f64());
+    let names = ["gets before compaction", "gets during compaction"];
+    figures.add_kept(NAME, lane.subject, names, [&mut before, &mut during])?;
     // What is left of it would be measured with the next work.
     cluster.settled().await
 }

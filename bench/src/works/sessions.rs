@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::point;
 use crate::cluster::Cluster;
 use crate::failure::{Result, wrong};
-use crate::figures::{Figures, Metric, float, mb, percentile, rate};
+use crate::figures::{Figures, Metric, float, mb};
 use crate::load::{self, Caller, answered};
 use crate::plan::{EXPIRY_CALLERS, LEASE_CALLERS, Plan};
 use crate::stage::{Lane, Stage, Subject};
@@ -81,14 +81,8 @@ async fn one(lane: &Lane, cluster: &Cluster, plan: &Plan, figures: &mut Figures)
     let mut ending = load::run(lane, cluster, writers(), Duration::ZERO, plan.expiring).await?;
     let left = answered(lane.connections[0].leases()).await?;
     let ended = leases.len().saturating_sub(left);
-    let rates = [&calm, &ending].map(rate);
-    figures.add_window("puts before mass expiry", lane.subject, &mut calm);
-    figures.add_window("puts during mass expiry", lane.subject, &mut ending);
-    // In order since they became figures.
-    let p99 = [&calm, &ending].map(|window| percentile(&window.latencies, 0.99));
-    let [Some(p99_calm), Some(p99_ending)] = p99 else { return wrong("a window without operations") };
-    figures.add(EXPIRY, Metric::RateKept, lane.subject, rates[1] / rates[0]);
-    figures.add(EXPIRY, Metric::P99Kept, lane.subject, p99_ending.as_secs_f64() / p99_calm.as_secs_f64());
+    let names = ["puts before mass expiry", "puts during mass expiry"];
+    figures.add_kept(EXPIRY, lane.subject, names, [&mut calm, &mut ending])?;
     figures.add(EXPIRY, Metric::Ended, lane.subject, float(ended as u64) / float(leases.len() as u64));
     Ok(())
 }

@@ -24,6 +24,6 @@ mod watches;
 pub(crate) use deadline::{MARGIN_MAX as DEADLINE_MARGIN, default as deadline_default};
 pub use errors::{Refusal, Trouble};
 pub use health::watch_contact;
-pub(crate) use rooms::odd;
+pub(crate) use rooms::unexpected;
 pub use rooms::{Identity, Rooms, StoreView, Weight, Written};
 pub use validate::mint_lease;

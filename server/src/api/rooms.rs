@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use quorate_proto::v1::{Header, ReadOptions};
 use quorate_proto::{MemberId, Revision};
-use quorate_state::command::{Command, Envelope, Principal, RequestId};
+use quorate_state::command::{Command, Envelope, Principal, RequestId, Txn};
 use quorate_state::outcome::Done;
 use quorate_state::store::Store;
 use quorate_state::view::{ReadError, View};
@@ -183,6 +183,15 @@ impl Rooms {
         Ok(Written { header, done, replayed: proposed.outcome.replayed, log_index: proposed.log_index })
     }
 
+    /// Proposes a transaction; `None`: its compares did not hold.
+    pub async fn write_if(&self, txn: Txn, deadline: Instant) -> Result<Option<Written>, Trouble> {
+        let written = self.write(None, Command::Txn(txn), deadline).await?;
+        match &written.done {
+            Done::Txn(done) => Ok(done.succeeded.then_some(written)),
+            done => Err(unexpected(done)),
+        }
+    }
+
     /// Proposes a command until its outcome is known, as long as `patience` at most: what may have happened is asked for
     /// again under the same id, which cannot make it happen twice.
     pub async fn write_to_the_end(&self, command: Command, patience: Duration) -> Result<Written, Trouble> {
@@ -251,6 +260,11 @@ impl Rooms {
         };
         Ok(done?)
     }
+}
+
+/// An outcome that does not belong to its command: what was done is not known.
+pub fn unexpected(done: &Done) -> Trouble {
+    ConsensusError::MemberFailed { reason: odd(done).message, happened: Happened::Unknown }.into()
 }
 
 /// An outcome that does not belong to the command.

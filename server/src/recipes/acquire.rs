@@ -19,11 +19,10 @@ use super::call::{Call, Interrupted};
 use super::contender::{ACQUIRES_MAX, Claim, Document, lease_of};
 use super::error::RecipeError;
 use super::follow::{another, refusal};
-use super::leaders::lease_ttl;
 use super::lines::Word;
 use super::look::{Contest, Look};
 use super::place::{Attempt, Bid, Fate, Place, Standing};
-use crate::api::{Trouble, deadline_default};
+use crate::api::{Trouble, Weight, deadline_default};
 use crate::error::{ConsensusError, Happened};
 
 /// How often what others change meanwhile is decided anew.
@@ -266,7 +265,8 @@ impl Acquiring<'_> {
         leases.extend(own.as_ref().and_then(|kv| self.delay_lease(kv)));
         let mut alive = Vec::new();
         for lease in leases {
-            if let Some(ttl_ms) = lease_ttl(rooms, lease).await? {
+            let ttl_ms = rooms.read(Weight::Light, move |view| Ok(view.lease(lease)?.map(|record| record.ttl_ms)));
+            if let Some(ttl_ms) = ttl_ms.await? {
                 alive.push((lease, Duration::from_millis(ttl_ms / 3)));
             }
         }

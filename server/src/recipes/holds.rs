@@ -6,14 +6,13 @@
 
 use bytes::Bytes;
 use quorate_proto::{Key, LeaseId, Revision};
-use quorate_state::command::{Command, Expect, Owner, Put, Txn, TxnOp};
-use quorate_state::outcome::{Done, KeyValue};
+use quorate_state::command::{Owner, Put, Txn, TxnOp};
+use quorate_state::outcome::KeyValue;
 use tokio::time::Instant;
 
 use super::acquire::ROUNDS_MAX;
 use super::contender::Claim;
 use super::error::RecipeError;
-use super::leaders::unexpected;
 use super::look::{Contest, Look};
 use super::place::{deletion, unchanged};
 
@@ -163,22 +162,11 @@ pub(super) fn without(contest: &Contest, kv: &KeyValue, acquire: u64) -> Txn {
 
 /// Writes a change; `None`: what it was decided on is not so any more.
 async fn write(contest: &Contest, txn: Txn, deadline: Instant) -> Result<Option<Revision>, RecipeError> {
-    let written = contest.rooms.write(None, Command::Txn(txn), deadline).await?;
-    match &written.done {
-        Done::Txn(done) => Ok(done.succeeded.then_some(Revision(written.header.revision))),
-        done => Err(unexpected(done).into()),
-    }
+    let written = contest.rooms.write_if(txn, deadline).await?;
+    Ok(written.map(|written| Revision(written.header.revision)))
 }
 
 /// A new value for a key that stays what it is otherwise.
 pub(super) fn put_value(key: &Key, value: Bytes) -> Put {
-    Put {
-        key: key.clone(),
-        value: Some(value),
-        owner: Owner::Keep,
-        expect: Expect::Anything,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    }
+    Put::new(key.clone(), value, Owner::Keep)
 }

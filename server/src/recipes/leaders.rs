@@ -11,15 +11,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_proto::{Key, Revision};
-use quorate_state::command::{Command, Compare, Expect, Owner, Put, Relation, Span, Target, Txn, TxnOp};
-use quorate_state::outcome::{Done, KeyValue};
+use quorate_state::command::{Compare, Relation, Target, Txn, TxnOp};
+use quorate_state::outcome::KeyValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::RecipeError;
+use super::holds::put_value;
 use super::lines::Followed;
 use super::look::Contest;
-use crate::api::{Rooms, Trouble, Weight, Written, odd};
+use crate::api::{Trouble, Written};
 use crate::error::{ConsensusError, Happened};
 
 /// Terms that are remembered for those who are slow, and the bytes of their leaders' values.
@@ -214,42 +215,13 @@ pub async fn proclaim(
         ..equal.clone()
     };
     let compares = if waiting { vec![equal] } else { vec![equal, nobody_ahead] };
-    let put = Put {
-        key: key.clone(),
-        value: Some(value),
-        owner: Owner::Keep,
-        expect: Expect::Anything,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    };
-    let txn = Txn { compares, then: vec![TxnOp::Put(put)], otherwise: Vec::new() };
-    let written = contest.rooms.write(None, Command::Txn(txn), deadline).await?;
-    match &written.done {
-        Done::Txn(done) => Ok(done.succeeded.then_some(written)),
-        done => Err(unexpected(done)),
-    }
+    let txn = Txn { compares, then: vec![TxnOp::Put(put_value(key, value))], otherwise: Vec::new() };
+    contest.rooms.write_if(txn, deadline).await
 }
 
 /// The key was created at this revision, and is there still.
 pub fn created_at(key: &Key, revision: Revision) -> Compare {
-    Compare {
-        span: Span::Key(key.clone()),
-        empty_as_missing: false,
-        relation: Relation::Equal,
-        target: Target::CreateRevision(revision),
-    }
-}
-
-/// An outcome that does not belong to its command.
-pub(super) fn unexpected(done: &Done) -> Trouble {
-    let reason = odd(done).message;
-    ConsensusError::MemberFailed { reason, happened: Happened::Unknown }.into()
-}
-
-/// What a key of the store is now.
-pub(super) async fn lease_ttl(rooms: &Rooms, lease: quorate_proto::LeaseId) -> Result<Option<u64>, Trouble> {
-    rooms.read(Weight::Light, move |view| Ok(view.lease(lease)?.map(|record| record.ttl_ms))).await
+    Compare::equal(key.clone(), Target::CreateRevision(revision))
 }
 
 #[cfg(test)]

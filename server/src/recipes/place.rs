@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use quorate_proto::{Key, Revision};
-use quorate_state::command::{Command, Compare, Delete, Expect, Owner, Put, Relation, Span, Target, Txn, TxnOp};
+use quorate_state::command::{Command, Compare, Delete, Owner, Put, Relation, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::{Done, KeyValue, TxnDone, TxnResult};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -24,9 +24,8 @@ use tokio::time::{Instant, sleep};
 use super::call::Call;
 use super::contender::Document;
 use super::holds;
-use super::leaders::unexpected;
 use super::look::Contest;
-use crate::api::Trouble;
+use crate::api::{Trouble, unexpected};
 use crate::tasks::Task;
 
 /// How long a caller whose connection broke has to ask again.
@@ -294,26 +293,13 @@ async fn unless_rewritten(
 /// Deletes a contender with its companion, if it has not changed.
 pub fn deletion(contest: &Contest, kv: &KeyValue) -> Txn {
     let keys = std::iter::once(kv.key.clone()).chain(contest.name.companion_of(contest.kind, kv));
-    let delete = |key| {
-        TxnOp::Delete(Delete {
-            span: Span::Key(key),
-            expect: Expect::Anything,
-            must_be_empty: false,
-            return_previous: false,
-            limit: None,
-        })
-    };
+    let delete = |key| TxnOp::Delete(Delete::new(Span::Key(key)));
     Txn { compares: vec![unchanged(kv)], then: keys.map(delete).collect(), otherwise: Vec::new() }
 }
 
 /// The key is as it was seen.
 pub fn unchanged(kv: &KeyValue) -> Compare {
-    Compare {
-        span: Span::Key(kv.key.clone()),
-        empty_as_missing: false,
-        relation: Relation::Equal,
-        target: Target::ModRevision(kv.meta.mod_revision),
-    }
+    Compare::equal(kv.key.clone(), Target::ModRevision(kv.meta.mod_revision))
 }
 
 fn standing(done: &TxnDone) -> Standing {

@@ -71,6 +71,12 @@ impl Three {
         self.members.keys().copied().filter(|other| *other != id).collect()
     }
 
+    /// The two that follow, once one leads.
+    pub async fn followers(&self) -> [&Doors; 2] {
+        let others = self.others(self.leader().await);
+        [&self.members[&others[0]], &self.members[&others[1]]]
+    }
+
     /// Takes a member away for good.
     pub async fn remove(&mut self, id: u64) {
         self.net.remove(id);

@@ -14,7 +14,7 @@ use quorate_proto::etcd::v3electionpb::{
     ResignRequest, ResignResponse,
 };
 use quorate_proto::{Key, Revision};
-use quorate_state::command::{Command, Delete, Expect, Span, Txn, TxnOp};
+use quorate_state::command::{Command, Delete, Span, Txn, TxnOp};
 use quorate_state::outcome::KeyValue;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -63,13 +63,7 @@ async fn proclaim(rooms: &Arc<Rooms>, request: ProclaimRequest, end: Instant) ->
 async fn resign(rooms: &Arc<Rooms>, request: ResignRequest, end: Instant) -> Result<ResignResponse, Refused> {
     let leader = leadership(request.leader)?;
     let key = Key::new(leader.key)?;
-    let delete = Delete {
-        span: Span::Key(key.clone()),
-        expect: Expect::Anything,
-        must_be_empty: false,
-        return_previous: false,
-        limit: None,
-    };
+    let delete = Delete::new(Span::Key(key.clone()));
     let compares = vec![created_at(&key, Revision(leader.rev))];
     let txn = Txn { compares, then: vec![TxnOp::Delete(delete)], otherwise: Vec::new() };
     let written = rooms.write(None, Command::Txn(txn), end).await?;

@@ -11,7 +11,7 @@ use quorate_proto::LeaseId;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::v3lockpb::lock_server::Lock;
 use quorate_proto::etcd::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
-use quorate_state::command::{Command, Expect, Owner, Put};
+use quorate_state::command::{Command, Owner, Put};
 use quorate_state::outcome::Done;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -43,15 +43,7 @@ pub fn wanted(contest: &Contest, lease: i64, value: Bytes, renews_value: bool) -
     let given = LeaseId::new(lease);
     let lease = given.unwrap_or_else(validate::mint_lease);
     let owner = given.map_or(Owner::Ttl { lease, ttl_ms: CONTENDER_TTL_MS }, Owner::Lease);
-    let put = Put {
-        key: contest.name.key(lease, None)?,
-        value: Some(value),
-        owner,
-        expect: Expect::Anything,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    };
+    let put = Put::new(contest.name.key(lease, None)?, value, owner);
     let bid = Bid { put, companion: None, renews_value };
     Ok((lease, Wanted { bid, acquire: 0, claim: Claim::Exclusive, try_only: false, reentrant: None }))
 }

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::{Key, LeaseId, Revision};
-use quorate_state::command::{Expect, Owner, Put};
+use quorate_proto::{LeaseId, Revision};
+use quorate_state::command::Owner;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use xxhash_rust::xxh3::Xxh3;
@@ -63,19 +63,6 @@ fn own_lease(name: &[u8], id: u64) -> LeaseId {
     hash.update(name);
     let lease = LeaseId::new(hash.digest().cast_signed() & i64::MAX);
     lease.unwrap_or_else(validate::mint_lease)
-}
-
-/// A contender's first version.
-pub fn put(key: Key, value: Bytes, owner: Owner) -> Put {
-    Put {
-        key,
-        value: Some(value),
-        owner,
-        expect: Expect::Anything,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    }
 }
 
 /// A token or a term; 0 for any.

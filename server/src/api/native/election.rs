@@ -10,6 +10,7 @@ use futures::stream::Stream;
 use quorate_proto::LeaseId;
 use quorate_proto::v1;
 use quorate_proto::v1::election_server::Election;
+use quorate_state::command::Put;
 use quorate_state::outcome::KeyValue;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -34,7 +35,7 @@ async fn campaign(
     let acquire = contenders::id("campaign_id", request.campaign_id)?;
     check_value(rooms, &request.value)?;
     let (lease, owner) = contenders::owner(&request.name, acquire, request.lease_id, request.ttl_ms)?;
-    let put = contenders::put(contest.name.key(lease, Some(acquire))?, request.value, owner);
+    let put = Put::new(contest.name.key(lease, Some(acquire))?, request.value, owner);
     let bid = Bid { put, companion: None, renews_value: true };
     let wanted = Wanted { bid, acquire, claim: Claim::Exclusive, try_only: false, reentrant: None };
     let held = recipes::acquire(&contest, call, &wanted).await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use quorate_proto::v1;
 use quorate_proto::v1::lock_server::Lock;
 use quorate_proto::{LeaseId, Revision};
-use quorate_state::command::Owner;
+use quorate_state::command::{Owner, Put};
 use quorate_state::outcome::KeyValue;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -37,7 +37,7 @@ async fn acquire(rooms: &Arc<Rooms>, call: Call, request: v1::AcquireRequest) ->
     let key = contest.name.key(lease, Some(acquire))?;
     let document = Document::new(claim, request.owner.clone(), request.metadata.into_iter().collect(), acquire);
     let bid = match request.lock_delay_ms {
-        0 => Bid { put: contenders::put(key, document.encode(), owner), companion: None, renews_value: false },
+        0 => Bid { put: Put::new(key, document.encode(), owner), companion: None, renews_value: false },
         delay_ms => {
             let ttl_ms = delay_ttl(rooms, owner, delay_ms, &call).await?;
             let delay = validate::mint_lease();
@@ -48,8 +48,8 @@ async fn acquire(rooms: &Arc<Rooms>, call: Call, request: v1::AcquireRequest) ->
             document.companion = segment(&companion);
             let owner_of_companion = Owner::Ttl { lease: delay, ttl_ms };
             Bid {
-                put: contenders::put(key, document.encode(), owner),
-                companion: Some(contenders::put(companion, stands.encode(), owner_of_companion)),
+                put: Put::new(key, document.encode(), owner),
+                companion: Some(Put::new(companion, stands.encode(), owner_of_companion)),
                 renews_value: false,
             }
         }

@@ -106,15 +106,7 @@ fn get(view: &StoreView<'_>, key: &Key) -> Result<Option<Stored>, ReadError> {
 /// Writes a document.
 fn put(key: Key, document: &Document, owner: Owner, expect: Expect) -> Result<Put, DiscoveryError> {
     let value = document.write().map_err(DiscoveryError::TooLarge)?;
-    Ok(Put {
-        key,
-        value: Some(value.into()),
-        owner,
-        expect,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    })
+    Ok(Put { expect, ..Put::new(key, value.into(), owner) })
 }
 
 /// Threads for long reads and for names that are looked up.

@@ -9,7 +9,7 @@
 
 use quorate_proto::v1;
 use quorate_proto::{LeaseId, Revision};
-use quorate_state::command::{Command, Compare, Delete, Expect, Owner, Relation, Span, Target, Txn, TxnOp};
+use quorate_state::command::{Command, Compare, Delete, Expect, Owner, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::{Done, Meta, Rejection, TxnResult};
 use quorate_state::view::LeaseRecord;
 use tokio::time::Instant;
@@ -135,12 +135,7 @@ impl Discovery {
         lease: LeaseId,
         deadline: Instant,
     ) -> Result<(v1::Header, bool), DiscoveryError> {
-        let ours = Compare {
-            span: Span::Key(name.key()),
-            empty_as_missing: false,
-            relation: Relation::Equal,
-            target: Target::Lease(Some(lease)),
-        };
+        let ours = Compare::equal(name.key(), Target::Lease(Some(lease)));
         self.remove(name, vec![ours], deadline).await
     }
 
@@ -151,15 +146,7 @@ impl Discovery {
         compares: Vec<Compare>,
         deadline: Instant,
     ) -> Result<(v1::Header, bool), DiscoveryError> {
-        let delete = |span| {
-            TxnOp::Delete(Delete {
-                span,
-                expect: Expect::Anything,
-                must_be_empty: false,
-                return_previous: false,
-                limit: None,
-            })
-        };
+        let delete = |span| TxnOp::Delete(Delete::new(span));
         let (start, end) = name.ttl_span();
         let then = vec![delete(Span::Key(name.key())), delete(Span::Range { start, end: Some(end) })];
         let txn = Txn { compares, then, otherwise: Vec::new() };

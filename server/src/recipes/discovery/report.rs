@@ -8,8 +8,7 @@
 
 use quorate_proto::v1;
 use quorate_proto::{LeaseId, Revision};
-use quorate_state::command::{Command, Compare, Expect, Owner, Put, Relation, Span, Target, Txn, TxnOp};
-use quorate_state::outcome::Done;
+use quorate_state::command::{Compare, Expect, Owner, Put, Target, Txn, TxnOp};
 use tokio::time::Instant;
 
 use super::check::Kind;
@@ -18,7 +17,7 @@ use super::error::DiscoveryError;
 use super::instance::Stored;
 use super::names::InstanceName;
 use super::{ATTEMPTS_MAX, Discovery, get, put};
-use crate::api::{Trouble, Weight, mint_lease};
+use crate::api::{Weight, mint_lease};
 
 /// A TTL check, and the lease under which its key stands.
 struct Reporting {
@@ -127,28 +126,18 @@ impl Discovery {
 
     async fn is_renewed(&self, ttl: &Reporting, deadline: Instant) -> Result<bool, DiscoveryError> {
         let Some(lease) = ttl.lease else { return Ok(false) };
-        let renewed = self.rooms.consensus.keep_alive(lease, deadline).await;
-        Ok(renewed.map_err(|error| Trouble::from(self.rooms.explain(error)))? > 0)
+        Ok(self.keep_alive(lease, deadline).await? > 0)
     }
 
     /// The header of the answer, if the compares held.
     pub(super) async fn decided(&self, txn: Txn, deadline: Instant) -> Result<Option<v1::Header>, DiscoveryError> {
-        let written = self.rooms.write(None, Command::Txn(txn), deadline).await?;
-        match &written.done {
-            Done::Txn(done) if done.succeeded => Ok(Some(written.header)),
-            _ => Ok(None),
-        }
+        Ok(self.rooms.write_if(txn, deadline).await?.map(|written| written.header))
     }
 }
 
 /// The document is as it was read.
 pub(super) fn is_at(name: &InstanceName, revision: Revision) -> Compare {
-    Compare {
-        span: Span::Key(name.key()),
-        empty_as_missing: false,
-        relation: Relation::Equal,
-        target: Target::ModRevision(revision),
-    }
+    Compare::equal(name.key(), Target::ModRevision(revision))
 }
 
 fn rewritten(name: &InstanceName, document: &Document) -> Result<TxnOp, DiscoveryError> {
@@ -157,13 +146,6 @@ fn rewritten(name: &InstanceName, document: &Document) -> Result<TxnOp, Discover
 
 /// A TTL check was answered just now.
 fn answered(name: &InstanceName, ttl: &Reporting) -> Put {
-    Put {
-        key: name.ttl_key(ttl.check),
-        value: Some(bytes::Bytes::new()),
-        owner: Owner::Ttl { lease: mint_lease(), ttl_ms: ttl.ttl_ms },
-        expect: Expect::Anything,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    }
+    let owner = Owner::Ttl { lease: mint_lease(), ttl_ms: ttl.ttl_ms };
+    Put::new(name.ttl_key(ttl.check), bytes::Bytes::new(), owner)
 }

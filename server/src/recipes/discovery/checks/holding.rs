@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::{Key, LeaseId};
-use quorate_state::command::{Command, Delete, Expect, Owner, Put, Span};
+use quorate_state::command::{Command, Delete, Owner, Put, Span};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -71,15 +71,7 @@ async fn hold(discovery: &Discovery, key: &Key) -> std::convert::Infallible {
 async fn put(discovery: &Discovery, key: Key) -> Result<LeaseId, DiscoveryError> {
     let lease = mint_lease();
     let ttl_ms = u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX);
-    let put = Put {
-        key,
-        value: Some(Bytes::new()),
-        owner: Owner::Ttl { lease, ttl_ms },
-        expect: Expect::Anything,
-        return_previous: false,
-        must_have_parent: false,
-        sequential: false,
-    };
+    let put = Put::new(key, Bytes::new(), Owner::Ttl { lease, ttl_ms });
     discovery.rooms.write(None, Command::Put(put), Instant::now() + PATIENCE).await?;
     Ok(lease)
 }
@@ -89,13 +81,6 @@ async fn renew(discovery: &Discovery, lease: LeaseId) -> Result<bool, DiscoveryE
 }
 
 async fn delete(discovery: &Discovery, key: Key) -> Result<(), DiscoveryError> {
-    let delete = Delete {
-        span: Span::Key(key),
-        expect: Expect::Anything,
-        must_be_empty: false,
-        return_previous: false,
-        limit: None,
-    };
-    discovery.rooms.write(None, Command::Delete(delete), Instant::now() + PATIENCE).await?;
+    discovery.rooms.write(None, Command::Delete(Delete::new(Span::Key(key))), Instant::now() + PATIENCE).await?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
-use quorate_state::command::{Compare, Relation, Span, Target};
+use quorate_state::command::{Compare, Target};
 use tokio::time::Instant;
 
 use super::Which;
@@ -131,10 +131,5 @@ impl Job {
 }
 
 fn is_absent(name: &InstanceName, check: usize) -> Compare {
-    Compare {
-        span: Span::Key(name.ttl_key(check)),
-        empty_as_missing: false,
-        relation: Relation::Equal,
-        target: Target::Exists(false),
-    }
+    Compare::equal(name.ttl_key(check), Target::Exists(false))
 }
