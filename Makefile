@@ -9,13 +9,16 @@ BIN = $(CARGO_TARGET_DIR)/debug/quorate
 RELEASE = $(CARGO_TARGET_DIR)/release-bench/release/quorate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo example test foreign differential verify fix restart release bench clean
+.PHONY: help setup build demo example test flaws foreign differential fuzz simulate verify fix restart release bench clean
 
 help:
 	@echo "make demo    build, then show a three-member cluster at work on this machine"
 	@echo "make example NAME=leader_election  run a program of examples/ against the cluster of QUORATE_ENDPOINTS"
 	@echo "make test    build, then run every test"
 	@echo "make differential SEEDS=1000  compare more random requests with Debian's etcd"
+	@echo "make fuzz SECONDS=60  throw damaged bytes at every decoder, so long at each"
+	@echo "make simulate SEEDS=1000  run more clusters under simulated faults; SEED=7 replays one"
+	@echo "make flaws SEEDS=20  put one bug after the other in, and count the seeds until each is found"
 	@echo "make verify  format, lints, documentation, tidiness: changes nothing"
 	@echo "make fix     format and mend what can be mended by itself"
 	@echo "make restart measure restarts of one and of three members with a million keys"
@@ -55,6 +58,20 @@ foreign:
 SEEDS ?= 1000
 differential: build foreign
 	QUORATE_SEEDS=$(SEEDS) $(CARGO) test --locked --workspace --test differential -- --nocapture as_etcd_does
+
+SECONDS ?= 60
+fuzz: setup
+	@scripts/announce-build
+	QUORATE_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --workspace --lib -- --nocapture --test-threads 1 fuzz::
+
+# Whole clusters, each in one thread: docs/simulation.md.
+simulate: setup
+	@scripts/announce-build
+	$(if $(SEED),QUORATE_SEED=$(SEED),QUORATE_SEEDS=$(SEEDS)) $(CARGO) test --locked --workspace --test simulation -- --nocapture whatever_goes_wrong
+
+flaws: setup
+	@scripts/announce-build
+	QUORATE_BUGS=$(SEEDS) $(CARGO) test --locked --workspace --test simulation -- --nocapture a_bug_that
 
 verify: setup
 	@scripts/announce-build

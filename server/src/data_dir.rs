@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use quorate_proto::{ClusterId, MemberId};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::chance;
 use crate::consensus::state_dir::sync_parent;
 
 /// Version of the layout that this program writes.
@@ -208,7 +209,7 @@ impl DataDir {
     /// returns.
     pub fn begin_cluster(&self) -> Result<ClusterId, DataDirError> {
         let cluster = loop {
-            if let Some(id) = ClusterId::new(rand::random()) {
+            if let Some(id) = ClusterId::new(chance::draw()) {
                 break id;
             }
         };
@@ -309,7 +310,7 @@ fn mint(path: &Path, name: &str) -> Result<Identity, DataDirError> {
         fs::create_dir_all(path.join(part)).map_err(io_error(path))?;
     }
     let member = loop {
-        if let Some(id) = MemberId::new(rand::random()) {
+        if let Some(id) = MemberId::new(chance::draw()) {
             break id;
         }
     };

@@ -4,6 +4,7 @@ mod alarm;
 pub mod api;
 pub mod archive;
 mod authority;
+pub mod chance;
 pub mod config;
 mod connection;
 pub mod consensus;
@@ -19,6 +20,7 @@ pub mod serve;
 mod server;
 mod socket;
 pub mod store_rocks;
+pub mod sync;
 pub mod tasks;
 pub mod watch;
 

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use crate::authority::LenientSocket;
 use crate::connection::{Connection, NotedSocket, OfConnection};
 use crate::socket::{GatheringSocket, rest_after};
+use crate::sync::watch;
 use crate::tasks::{Task, Tasks};
 
 /// What hyper buffers for a stream whose client does not read.
@@ -75,7 +76,7 @@ pub fn open(
         };
         trackers.push(door.tracker.clone());
         doors.push(hand_over);
-        tasks.spawn_thread(Task::Door, move || door.run())?;
+        tasks.spawn_thread(Task::Door, on, async move { door.run() })?;
     }
     let accept =
         Accept { doors, drain: drain.subscribe(), connections: Arc::clone(&connections), tasks: tasks.clone() };

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use quorate_state::flaw::Flaw;
 use quorate_state::store::{Cursor, Read, Store, StoreError, Write, WriteBatch};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -78,7 +79,9 @@ impl RocksStore {
     /// Makes a copy at `path` (which must not exist, on the same file system) of hard links, flushing first.
     /// Writes go on meanwhile.
     pub fn checkpoint(&self, path: &Path) -> Result<(), StoreError> {
-        Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path)).map_err(io)
+        let flush_from = if Flaw::PurgesBeforeFlush.is_put_in() { u64::MAX } else { 0 };
+        let made = |checkpoint: Checkpoint<'_>| checkpoint.create_checkpoint_with_log_size(path, flush_from);
+        Checkpoint::new(&self.db).and_then(made).map_err(io)
     }
 
     /// About how much disk it takes.

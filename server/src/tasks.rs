@@ -3,14 +3,18 @@
 //! Invariants:
 //! - Every task has a name, an owner, and a rule for what its end means.
 //! - A task that ends in error or panic under `EndsMember` stops the member; nothing runs on half-alive.
+//! - A simulated member has the same tasks, all on one runtime: what would have a thread is a task there, and what would
+//!   block a thread takes simulated time.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::runtime::{Handle, Runtime};
-use tokio::sync::watch;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
+
+use crate::sync::watch;
 
 /// What it means when a task ends before it was asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +46,7 @@ macro_rules! table {
 table! {
     /// Appends to the log and syncs: one queue, one writer.
     LogWriter,      "q-log",       "consensus", EndsMember;
-    /// Applies committed entries. A thread, never on the Raft runtime.
+    /// Applies committed entries. A thread of its own, so that a long command delays no heartbeat.
     Apply,          "q-apply",     "consensus", EndsMember;
     /// Packs commands into batches at the leader.
     Proposer,       "q-proposer",  "consensus", EndsMember;
@@ -124,12 +128,42 @@ table! {
     DigestCompare,  "q-digest",    "consensus", EndsMember;
 }
 
+/// Work that blocks its thread for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Work {
+    /// A write to the log, before it is on disk.
+    LogWrite,
+    /// The time from when it is on disk until that is known.
+    LogWritten,
+    /// Entries that are not in memory are read from the log.
+    LogRead,
+    /// Entries are applied, or a snapshot is installed.
+    Apply,
+    /// A page of the store is read.
+    Read,
+    /// A snapshot is made.
+    Snapshot,
+    /// A step of purging, or of getting disk back.
+    Purge,
+    /// Free disk space is looked at.
+    Look,
+}
+
+/// What a simulated member has in the place of threads and of the wall clock.
+pub trait Simulated: Send + Sync + 'static {
+    /// How long this takes, now.
+    fn takes(&self, work: Work) -> Duration;
+    /// What this member's clock says, in ms since 1970.
+    fn wall_ms(&self) -> i64;
+}
+
 /// Spawns, counts and ends tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
     stop: Arc<watch::Sender<bool>>,
     failed: Arc<watch::Sender<Option<String>>>,
+    simulated: Option<Arc<dyn Simulated>>,
 }
 
 impl Default for Tasks {
@@ -138,11 +172,22 @@ impl Default for Tasks {
             tracker: TaskTracker::new(),
             stop: Arc::new(watch::Sender::new(false)),
             failed: Arc::new(watch::Sender::new(None)),
+            simulated: None,
         }
     }
 }
 
 impl Tasks {
+    /// Those of a member that runs on one runtime, under simulated time.
+    pub fn simulated(by: Arc<dyn Simulated>) -> Self {
+        Self { simulated: Some(by), ..Self::default() }
+    }
+
+    /// Whether everything runs on one runtime.
+    pub fn is_simulated(&self) -> bool {
+        self.simulated.is_some()
+    }
+
     /// Runs `future` on `runtime` until it ends by itself. A long-lived task listens to [`Tasks::stopped`].
     pub fn spawn<E: std::fmt::Display>(
         &self,
@@ -161,22 +206,76 @@ impl Tasks {
         }))
     }
 
-    /// Runs `body` on a thread of its own.
+    /// Runs `body` on a thread of its own, where it may block; simulated, as a task of `runtime`.
     pub fn spawn_thread<E: std::fmt::Display>(
         &self,
         task: Task,
-        body: impl FnOnce() -> Result<(), E> + Send + 'static,
-    ) -> std::io::Result<std::thread::JoinHandle<()>> {
+        runtime: &Handle,
+        body: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> std::io::Result<()> {
+        if self.is_simulated() {
+            self.spawn(task, runtime, body);
+            return Ok(());
+        }
         let tasks = self.clone();
         let token = self.tracker.token();
-        std::thread::Builder::new().name(task.name().to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(task.name().to_owned()).spawn(move || {
             let _token = token;
             let mut guard = EndGuard { tasks: tasks.clone(), task, ended: false };
-            if let Err(error) = body() {
+            if let Err(error) = futures::executor::block_on(body) {
                 tasks.report(task, &error.to_string());
             }
             guard.ended = true;
-        })
+        });
+        thread.map(drop)
+    }
+
+    /// A runtime on a thread of its own, until the member is asked to stop; simulated, the one on which this is called.
+    pub fn own_runtime(&self, task: Task, builder: &mut Builder) -> std::io::Result<Handle> {
+        if self.is_simulated() {
+            return Ok(Handle::current());
+        }
+        let runtime = builder.build()?;
+        let handle = runtime.handle().clone();
+        let stopping = self.clone();
+        self.spawn_thread(task, &handle, async move {
+            runtime.block_on(stopping.stopped());
+            runtime.shutdown_background();
+            Ok::<(), std::io::Error>(())
+        })?;
+        Ok(handle)
+    }
+
+    /// Runs work that blocks where it disturbs nobody. An error says that it panicked, or that the runtime has ended.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: Work,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        if self.is_simulated() {
+            self.takes(work).await;
+            return Ok(body());
+        }
+        tokio::task::spawn_blocking(body).await
+    }
+
+    /// On a thread, work takes the time that it takes; simulated, as long as it is told to.
+    pub async fn takes(&self, work: Work) {
+        if let Some(simulated) = &self.simulated {
+            let time = simulated.takes(work);
+            if !time.is_zero() {
+                tokio::time::sleep(time).await;
+            }
+        }
+    }
+
+    /// The wall clock, in ms since 1970.
+    pub fn wall_ms(&self) -> i64 {
+        if let Some(simulated) = &self.simulated {
+            return simulated.wall_ms();
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        i64::try_from(now).unwrap_or(i64::MAX)
     }
 
     /// Completes when the member is asked to stop.

@@ -13,6 +13,7 @@ use crate::command::{Batch, Envelope};
 use crate::dedup::{Verdict, Window};
 use crate::digest::{self, Digest, DigestMark};
 use crate::draft::Draft;
+use crate::flaw::Flaw;
 use crate::outcome::{Change, ChangeKind, Changes, Fault, LeaseChange, Outcome, RevisionChanges};
 use crate::store::{Read, Store};
 use crate::versions::STATE_VERSION;
@@ -135,7 +136,9 @@ impl<S: Store> Machine<S> {
             draft.store.put(keys::FORMAT.to_vec(), records::number(u64::from(records::STORE_FORMAT)));
         }
         let head = draft.head;
-        draft.store.put(keys::HEAD.to_vec(), head.encode());
+        let stored =
+            if Flaw::AppliesAgain.is_put_in() { records::Head { applied: self.head.applied, ..head } } else { head };
+        draft.store.put(keys::HEAD.to_vec(), stored.encode());
         let batch = draft.store.into_batch();
         self.store.write(batch)?;
         self.head = head;
@@ -259,7 +262,9 @@ impl<'d, 's, S: Read> BatchUnderWay<'d, 's, S> {
     /// The changes of one transaction become a revision.
     fn publish(&mut self, changes: Vec<Change>, applied: &mut Applied) {
         let revision = self.draft.head.revision.next();
-        self.draft.head.revision = revision;
+        if !(Flaw::ReusesRevision.is_put_in() && revision.get() % 64 == 0) {
+            self.draft.head.revision = revision;
+        }
         let entry_of = |change: &Change| records::ChangeEntry {
             kind: match change.kind {
                 ChangeKind::Put { .. } => records::ChangeTag::Put,

@@ -10,6 +10,7 @@
 use quorate_proto::Revision;
 
 use crate::codec::{keys, records};
+use crate::flaw::Flaw;
 use crate::outcome::Fault;
 use crate::store::{Cursor, Read, Store, WriteBatch};
 use crate::view;
@@ -129,7 +130,7 @@ impl Step {
         if change.previous > Revision::ZERO {
             self.batch.delete(keys::history(change.key, change.previous));
         }
-        if change.kind != records::ChangeTag::Put {
+        if change.kind != records::ChangeTag::Put || Flaw::CompactsTooMuch.is_put_in() {
             self.batch.delete(keys::history(change.key, revision));
         }
         self.changes += 1;

@@ -32,6 +32,7 @@ use crate::codec::records::{Head, RequestEntry, RequestRef, visit_requests};
 use crate::codec::varint::{Reader, put_lease, put_option, put_revision};
 use crate::codec::{DecodeError, keys, put_outcome, read_outcome};
 use crate::command::{Command, RequestId};
+use crate::flaw::Flaw;
 use crate::outcome::{DeleteDone, Done, Fault, Outcome, PutDone, RangeDone, Rejection, TxnDone, TxnResult};
 use crate::store::{Cursor, Read};
 
@@ -212,6 +213,9 @@ impl Window {
     /// requests are acknowledged, so that those are only counted.
     pub(crate) fn rebuild<R: Read>(read: &R, head: &Head) -> Result<Self, Fault> {
         let mut window = Self::default();
+        if Flaw::ForgetsRequestIds.is_put_in() {
+            return Ok(window);
+        }
         let start = keys::record(head.window_revision, head.forgotten_index.saturating_add(1));
         let mut cursor = read.cursor(false);
         cursor.seek_for_prev(&keys::record(Revision(i64::MAX), u64::MAX));

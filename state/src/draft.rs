@@ -12,6 +12,7 @@ use quorate_proto::{Key, LeaseId, Path, Revision};
 use crate::codec::{DecodeError, keys, records};
 use crate::command::{Command, Delete, Expect, Owner, Put, Span};
 use crate::copies::Copies;
+use crate::flaw::Flaw;
 use crate::history;
 use crate::outcome::{Change, ChangeKind, DeleteDone, Done, Fault, LeaseChange, Meta, PutDone, Rejection};
 use crate::store::{Overlay, Read, StoreError};
@@ -97,6 +98,9 @@ impl<'s, S: Read> Draft<'s, S> {
 
     pub(crate) fn begin_batch(&mut self, stamp_ms: i64) {
         self.head.stamp_ms = self.head.stamp_ms.max(stamp_ms);
+        if Flaw::MembersDiffer.happens(100) {
+            self.head.stamp_ms += 1;
+        }
         self.moved_mark = None;
         self.raised_version = None;
     }

@@ -10,6 +10,7 @@ use quorate_proto::{Key, LeaseId};
 use crate::codec::{DecodeError, keys, records};
 use crate::command::{LeaseEnd, Owner};
 use crate::draft::{Draft, OwnLease, Stop};
+use crate::flaw::Flaw;
 use crate::history;
 use crate::outcome::{Fault, LeaseChange, Meta, Rejection};
 use crate::store::{Cursor, Read};
@@ -118,7 +119,8 @@ impl<S: Read> Draft<'_, S> {
                 cov_mark::hit!(revoke_passes_over_missing_lease);
                 continue;
             }
-            for key in keys_of(&self.store, *id, None, usize::MAX)? {
+            let keys_max = if Flaw::KeyOutlivesLease.is_put_in() { 0 } else { usize::MAX };
+            for key in keys_of(&self.store, *id, None, keys_max)? {
                 let meta = history::current(&self.store, key.as_bytes())?;
                 let meta = meta.filter(|meta| meta.lease == Some(*id));
                 let meta = meta.ok_or_else(|| Fault::Corrupt(format!("key {key} is not of lease {id}")))?;

@@ -16,6 +16,7 @@ mod copy;
 pub mod dedup;
 pub mod digest;
 mod draft;
+pub mod flaw;
 mod history;
 mod leases;
 mod list;

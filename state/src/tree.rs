@@ -14,6 +14,7 @@ use crate::codec::keys;
 use crate::codec::records::{ChildBits, DirectoryRecord};
 use crate::command::{Expect, Owner, Put, Span};
 use crate::draft::{Stop, path_of};
+use crate::flaw::Flaw;
 use crate::history;
 use crate::outcome::{Fault, Rejection};
 use crate::store::{Overlay, Read};
@@ -73,6 +74,7 @@ pub(crate) fn leave<R: Read>(store: &mut Overlay<'_, R>, key: &Key, revision: Re
     let mut as_directory = false;
     loop {
         let (parent, name) = (path.parent(), path.name());
+        let revision = if Flaw::StaleDirectory.is_put_in() { Revision::ZERO } else { revision };
         let mut bits = child(store, parent, name)?.unwrap_or_default();
         let had = if as_directory { &mut bits.is_directory } else { &mut bits.is_key };
         if !std::mem::replace(had, false) {

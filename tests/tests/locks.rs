@@ -15,7 +15,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use quorate::{Client, Error, Op};
-use quorate_tests::checkers::locks::{History, Hold, Write};
+use quorate_tests::checkers::holds::{History, Hold, Write};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::netns::Network;
 use quorate_tests::process::example;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures::stream::{Stream, StreamExt as _};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
-use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -79,7 +78,9 @@ impl Health for HealthDoor {
             let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
             return Ok(Response::new(Box::pin(futures::stream::iter([Ok(unknown)]))));
         }
-        let states = WatchStream::new(self.0.contact_lost());
+        let mut states = self.0.contact_lost();
+        let now = *states.borrow_and_update();
+        let states = futures::stream::iter([now]).chain(states.into_changes());
         Ok(Response::new(Box::pin(states.map(|lost| Ok(response(lost))))))
     }
 }

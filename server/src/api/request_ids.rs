@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use quorate_proto::ClientId;
 use quorate_state::command::RequestId;
 
+use crate::chance;
+
 /// Mints ids.
 pub struct RequestIds {
     client: ClientId,
@@ -37,7 +39,7 @@ impl Default for RequestIds {
 
 fn random_client() -> ClientId {
     loop {
-        if let Some(client) = ClientId::new(rand::random()) {
+        if let Some(client) = ClientId::new(chance::draw()) {
             return client;
         }
     }

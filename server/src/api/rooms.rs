@@ -15,7 +15,6 @@ use quorate_state::command::{Command, Envelope, Principal, RequestId, Txn};
 use quorate_state::outcome::Done;
 use quorate_state::store::Store;
 use quorate_state::view::{ReadError, View};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::errors::{Refusal, Trouble};
@@ -28,7 +27,8 @@ use crate::pump::Pumps;
 use crate::recipes::Lines;
 use crate::relay::relayed;
 use crate::store_rocks::RocksStore;
-use crate::tasks::Tasks;
+use crate::sync::watch;
+use crate::tasks::{Tasks, Work};
 use crate::watch::{ConsensusHistory, Hub, OnContactLoss, Session};
 
 /// Before a write whose outcome is not known is tried again.
@@ -121,7 +121,8 @@ impl Rooms {
     /// The watches of a new stream, which is served on the runtime that this is called on.
     pub fn watches(&self, on_contact_loss: OnContactLoss) -> Session {
         let history = Arc::new(ConsensusHistory(Arc::clone(&self.consensus)));
-        Session::new(Arc::clone(&self.hub), history, on_contact_loss).woken_by(self.pumps.here(&self.tasks))
+        let session = Session::new(Arc::clone(&self.hub), history, on_contact_loss, self.tasks.clone());
+        session.woken_by(self.pumps.here(&self.tasks))
     }
 
     /// Whether streams are to end.
@@ -252,7 +253,7 @@ impl Rooms {
         let read = move || read(&View::new(store.snapshot())?);
         let done = match weight {
             Weight::Light => read(),
-            Weight::Heavy => match tokio::task::spawn_blocking(read).await {
+            Weight::Heavy => match self.tasks.blocking(Work::Read, read).await {
                 Ok(done) => done,
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => return Err(ConsensusError::ShuttingDown.into()),

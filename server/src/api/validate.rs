@@ -10,6 +10,7 @@ use quorate_state::command::{Command, CopyTree, Delete, Expect, Owner, Put, Rang
 
 use super::errors::Refusal;
 use super::limits::{ANSWER_BYTES_MAX, CHANGES_MAX, PAGE_DEFAULT, PAGE_MAX, TTL_MS_MAX, TTL_MS_MIN};
+use crate::chance;
 use crate::config::Limits;
 
 /// `/` and twenty digits: what a sequential put adds to its directory.
@@ -62,7 +63,7 @@ pub fn ttl(ttl_ms: u64) -> Result<u64, Refusal> {
 /// A new lease's id: positive, as other doors show it.
 pub fn mint_lease() -> LeaseId {
     loop {
-        if let Some(lease) = LeaseId::new(rand::random::<i64>() & i64::MAX) {
+        if let Some(lease) = LeaseId::new(chance::draw().cast_signed() & i64::MAX) {
             return lease;
         }
     }

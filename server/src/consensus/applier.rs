@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::consensus::apply_thread::ApplyThread;
 use crate::consensus::scrub::Scrubs;
@@ -22,6 +22,8 @@ use crate::consensus::state_dir::CurrentStore;
 use crate::consensus::types::{
     Entry, EntryPayload, LogId, Snapshot, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig,
 };
+use crate::sync::watch;
+use crate::tasks::Tasks;
 
 /// Entries of one write.
 const CHUNK_ENTRIES_MAX: usize = 64;
@@ -33,6 +35,7 @@ pub struct Applier {
     jobs: mpsc::Sender<ApplyJob>,
     shared: Arc<AppliedState>,
     snapshots: Arc<Snapshots>,
+    tasks: Tasks,
 }
 
 /// What the apply thread tells everybody else.
@@ -82,8 +85,12 @@ pub enum ApplyJob {
 
 impl Applier {
     /// The thread must be run by the caller.
-    pub fn new(thread: &ApplyThread, jobs: mpsc::Sender<ApplyJob>) -> Self {
-        Self { jobs, shared: thread.shared(), snapshots: thread.snapshots() }
+    pub fn new(thread: &ApplyThread, jobs: mpsc::Sender<ApplyJob>, tasks: Tasks) -> Self {
+        Self { jobs, shared: thread.shared(), snapshots: thread.snapshots(), tasks }
+    }
+
+    fn builder(&self) -> Builder {
+        Builder::new(self.shared.store.clone(), self.snapshots.clone(), self.tasks.clone())
     }
 
     async fn run(&self, job: impl FnOnce(oneshot::Sender<io::Result<()>>) -> ApplyJob) -> io::Result<()> {
@@ -122,11 +129,11 @@ impl RaftStateMachine<TypeConfig> for Applier {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder::new(self.shared.store.clone(), self.snapshots.clone())
+        self.builder()
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(Builder::new(self.shared.store.clone(), self.snapshots.clone()))
+        Some(self.builder())
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotDir) -> Result<(), io::Error> {

@@ -17,11 +17,12 @@ use quorate_proto::Revision;
 use quorate_state::apply::{Applied, Entry as StateEntry, LogPosition, Machine, Payload};
 use quorate_state::codec::decode_batch;
 use quorate_state::command::Command;
+use quorate_state::flaw::{self, Flaw};
 use quorate_state::outcome::{Done, Fault};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::view::View;
 use rocksdb::Cache;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::consensus::ApplySink;
 use crate::consensus::applier::{AppliedMark, AppliedState, ApplyJob};
@@ -33,6 +34,8 @@ use crate::consensus::types::{
     Entry, EntryPayload, EntryResult, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::store_rocks::RocksStore;
+use crate::sync::watch;
+use crate::tasks::{Tasks, Work};
 
 /// Log applied since the last flush, at most.
 const UNFLUSHED_BYTES_MAX: usize = 24 << 20;
@@ -91,11 +94,12 @@ impl ApplyThread {
         self.snapshots.clone()
     }
 
-    /// Works until the last sender is gone; then flushes, so that the next start replays nothing.
-    pub fn run(mut self, mut jobs: mpsc::Receiver<ApplyJob>) -> io::Result<()> {
-        while let Some(job) = jobs.blocking_recv() {
+    /// Works until the last sender is gone; then flushes, so that the next start replays nothing. Blocks on disk.
+    pub async fn run(mut self, mut jobs: mpsc::Receiver<ApplyJob>, tasks: Tasks) -> io::Result<()> {
+        while let Some(job) = jobs.recv().await {
+            tasks.takes(Work::Apply).await;
             let (done, result) = match job {
-                ApplyJob::Apply { entries, done } => (done, self.apply(entries)),
+                ApplyJob::Apply { entries, done } => (done, self.apply(entries).await),
                 ApplyJob::Install { meta, snapshot, done } => (done, self.install(&meta, &snapshot)),
             };
             let end = result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
@@ -106,7 +110,7 @@ impl ApplyThread {
         self.machine.store().flush(true).map_err(io::Error::other)
     }
 
-    fn apply(&mut self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
+    async fn apply(&mut self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
         let mut decoded = Vec::with_capacity(entries.len());
         let mut membership = None;
         let mut responders = Vec::with_capacity(entries.len());
@@ -119,7 +123,7 @@ impl ApplyThread {
             decoded.push(self.decode(entry)?);
             responders.push(responder);
         }
-        let applied = self.decide(&decoded)?;
+        let applied = self.decide(&decoded).await?;
         let outcomes = self.publish(applied);
         {
             let mut positions = self.shared.positions.lock();
@@ -138,13 +142,13 @@ impl ApplyThread {
     }
 
     /// All in one write, but for scrubs: the store stands still after the entry of one until the scrub has its snapshot.
-    fn decide(&mut self, entries: &[StateEntry]) -> io::Result<Vec<Applied>> {
+    async fn decide(&mut self, entries: &[StateEntry]) -> io::Result<Vec<Applied>> {
         let mut applied = Vec::with_capacity(entries.len());
         for part in entries.split_inclusive(asks_for_scrub) {
             applied.extend(self.machine.apply(part).map_err(io::Error::other)?);
             let scrub = |last: &Applied| last.outcomes.iter().any(|outcome| outcome.result == Ok(Done::Scrub));
             if let Some(last) = part.last().filter(|_| applied.last().is_some_and(scrub)) {
-                self.pins.pin(self.machine.store(), last.position.index);
+                self.pins.pin(self.machine.store(), last.position.index).await;
             }
         }
         Ok(applied)
@@ -189,6 +193,9 @@ impl ApplyThread {
             store.retire();
             let text = format!("the snapshot has {:?}, its sender said {:?}", found.last_log_id, meta.last_log_id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if Flaw::HalfSnapshot.is_put_in() {
+            store.write(flaw::half_of_a_store()).map_err(io::Error::other)?;
         }
         let machine = Machine::open(store.clone()).map_err(io::Error::other)?;
         let compacted = View::new(store.snapshot()).map_err(io::Error::other)?.compact_revision();

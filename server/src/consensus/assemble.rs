@@ -11,7 +11,6 @@ use std::sync::Arc;
 use rocksdb::Cache;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::config::{Start, Timing};
 use crate::consensus::bootstrap::{Bootstrap, heed_removal};
@@ -28,6 +27,7 @@ use crate::consensus::snapshotter::SnapshotRules;
 use crate::consensus::state_version::VersionRaise;
 use crate::consensus::{ApplySink, Consensus, Params, StartError};
 use crate::data_dir::DataDir;
+use crate::sync::watch;
 use crate::tasks::{Task, Tasks};
 
 /// What a member's consensus is made of.

@@ -14,7 +14,6 @@ use quorate_proto::peer::HelloResponse;
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_client::ClusterClient;
 use quorate_proto::{ClusterId, MemberId};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -26,6 +25,7 @@ use crate::consensus::links::{Links, LocalMember};
 use crate::consensus::types::Node;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::error::ConsensusError;
+use crate::sync::watch;
 use crate::tasks::{Task, Tasks};
 
 /// Between two rounds of asking, and for each question.

@@ -15,14 +15,15 @@ use quorate_state::command::{Command, TxnOp};
 
 use crate::consensus::peers::Peers;
 use crate::consensus::types::Membership;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Work};
 
 /// How often free space is looked at. In this time not more may be written than the reserve; looking costs little.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Free space of the disk that holds the data directory.
 pub struct DiskSpace {
-    path: PathBuf,
+    /// None when tests say what is free.
+    path: Option<PathBuf>,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
     /// Bytes that the databases have yet to write.
@@ -34,15 +35,24 @@ pub struct DiskSpace {
 impl DiskSpace {
     /// Looks at the disk that holds `path` for the first time.
     pub fn new(path: PathBuf, reserve_bytes: u64) -> Self {
-        let space = Self {
+        let space = Self::of(Some(path), reserve_bytes);
+        space.look();
+        space
+    }
+
+    /// A disk on which nothing is short until tests pretend that it is.
+    pub fn pretended(reserve_bytes: u64) -> Self {
+        Self::of(None, reserve_bytes)
+    }
+
+    fn of(path: Option<PathBuf>, reserve_bytes: u64) -> Self {
+        Self {
             path,
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
             owed_bytes: OnceLock::new(),
             pretended_bytes: AtomicU64::new(u64::MAX),
-        };
-        space.look();
-        space
+        }
     }
 
     /// From now on `bytes` says what is still to be written.
@@ -78,13 +88,14 @@ impl DiskSpace {
 
     /// Looks at the disk; free bytes.
     pub fn look(&self) -> u64 {
-        match rustix::fs::statvfs(&self.path) {
+        let Some(path) = &self.path else { return self.free_bytes() };
+        match rustix::fs::statvfs(path) {
             Ok(stat) => {
                 let owed = self.owed_bytes.get().map_or(0, |owed| owed());
                 let free = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(owed);
                 self.free_bytes.store(free, Ordering::Relaxed);
             }
-            Err(error) => tracing::warn!(path = %self.path.display(), %error, "free disk space is unknown"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "free disk space is unknown"),
         }
         self.free_bytes()
     }
@@ -124,7 +135,7 @@ impl DiskSpace {
             }
             let this = self.clone();
             // A disk that hangs must not hold up what else runs here. It ends early only when the runtime does.
-            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+            let _ = tasks.blocking(Work::Look, move || this.look()).await;
         }
     }
 }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use quorate_proto::peer::forward_request::Request as Asked;
 use quorate_proto::peer::{self, ForwardRequest, ForwardResponse};
 use quorate_proto::{LeaseId, MemberId};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Streaming;
 
@@ -38,6 +38,7 @@ use crate::consensus::links::{Links, Purpose};
 use crate::consensus::peers::{MembershipChange, Peers};
 use crate::consensus::types::{Raft, TypeConfig};
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 use crate::tasks::Tasks;
 
 /// Requests that wait for the leader's answer.

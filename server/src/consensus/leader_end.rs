@@ -21,12 +21,12 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use quorate_proto::MemberId;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Timing;
 use crate::consensus::contact::Contacts;
 use crate::consensus::types::{Raft, Vote};
+use crate::sync::watch;
 use crate::tasks::Tasks;
 
 /// Between the two knocks.

@@ -17,13 +17,13 @@ use quorate_proto::peer::HelloRequest;
 use quorate_proto::peer::peer_client::PeerClient;
 use quorate_proto::{ClusterId, MemberId};
 use quorate_state::versions::STATE_VERSION;
-use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::config::Timing;
 use crate::consensus::types::{Raft, RaftMetrics, StoredMembership};
+use crate::sync::watch;
 
 const CLUSTER: &str = "quorate-cluster-id";
 const FROM: &str = "quorate-from";

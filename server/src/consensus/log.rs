@@ -24,6 +24,8 @@ use crate::consensus::codec;
 use crate::consensus::log_disk::{LogDisk, LogOp};
 use crate::consensus::log_size::LogSize;
 use crate::consensus::types::{Entry, EntryPayload, LogId, TypeConfig, Vote};
+use crate::tasks::{Tasks, Work};
+use quorate_state::flaw::Flaw;
 
 /// Bytes of entries kept in memory for followers and apply.
 pub const TAIL_BYTES_MAX: u64 = 16 << 20;
@@ -62,6 +64,7 @@ struct Shared {
     disk: Arc<dyn LogDisk>,
     tail: Mutex<Tail>,
     tail_bytes_max: u64,
+    tasks: Tasks,
 }
 
 struct Tail {
@@ -102,7 +105,7 @@ enum Done {
 
 impl LogStore {
     /// Loads what the disk has. The writer must be run, on a thread of its own.
-    pub fn open(disk: Arc<dyn LogDisk>, tail_bytes_max: u64) -> io::Result<(Self, LogWriter)> {
+    pub fn open(disk: Arc<dyn LogDisk>, tail_bytes_max: u64, tasks: Tasks) -> io::Result<(Self, LogWriter)> {
         let load = disk.load()?;
         let last = load.last.max(load.purged);
         let next = last.map_or(0, |id| id.index + 1);
@@ -121,7 +124,7 @@ impl LogStore {
             appends_written: 0,
             size: LogSize::estimated(first, next, disk.bytes()),
         };
-        let shared = Arc::new(Shared { disk, tail: Mutex::new(tail), tail_bytes_max });
+        let shared = Arc::new(Shared { disk, tail: Mutex::new(tail), tail_bytes_max, tasks });
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
         let writer = LogWriter { shared: shared.clone(), queue: receiver, written_next: next };
         Ok((Self { reader: LogReader { shared }, queue: sender }, writer))
@@ -218,8 +221,8 @@ impl LogReader {
             return Ok(tail);
         }
         let shared = self.shared.clone();
-        let on_disk = tokio::task::spawn_blocking(move || shared.disk.read(start, on_disk_end, bytes_max));
-        let mut entries = on_disk.await.map_err(io::Error::other)??;
+        let on_disk = move || shared.disk.read(start, on_disk_end, bytes_max);
+        let mut entries = self.shared.tasks.blocking(Work::LogRead, on_disk).await.map_err(io::Error::other)??;
         if entries.first().map(|entry| entry.log_id.index) != Some(start) {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("log entry {start} is not there")));
         }
@@ -311,9 +314,9 @@ impl Tail {
 }
 
 impl LogWriter {
-    /// Writes until the store is dropped. An error ends it: nothing is written after a failed write.
-    pub fn run(mut self) -> io::Result<()> {
-        while let Some(first) = self.queue.blocking_recv() {
+    /// Writes until the store is dropped. An error ends it: nothing is written after a failed write. Blocks on disk.
+    pub async fn run(mut self) -> io::Result<()> {
+        while let Some(first) = self.queue.recv().await {
             let mut ops = Vec::new();
             let mut done = Vec::new();
             let mut bytes = 0;
@@ -324,12 +327,12 @@ impl LogWriter {
                 done.push(job.done);
                 next = if bytes < MERGE_BYTES_MAX { self.queue.try_recv().ok() } else { None };
             }
-            self.write(ops, done)?;
+            self.write(ops, done).await?;
         }
-        self.write(Vec::new(), Vec::new())
+        self.write(Vec::new(), Vec::new()).await
     }
 
-    fn write(&mut self, mut ops: Vec<LogOp>, done: Vec<Done>) -> io::Result<()> {
+    async fn write(&mut self, mut ops: Vec<LogOp>, done: Vec<Done>) -> io::Result<()> {
         for op in &ops {
             match op {
                 LogOp::Append { index, .. } => self.written_next = index + 1,
@@ -340,7 +343,9 @@ impl LogWriter {
         }
         ops.extend(self.shared.take_committed(self.written_next).map(LogOp::Committed));
         let sync = done.iter().any(|done| !matches!(done, Done::Nothing));
+        self.shared.tasks.takes(Work::LogWrite).await;
         let result = if ops.is_empty() { Ok(()) } else { self.shared.disk.write(&ops, sync) };
+        self.shared.tasks.takes(Work::LogWritten).await;
         if result.is_ok() {
             let mut tail = self.shared.tail.lock();
             for done in &done {
@@ -422,7 +427,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.synced(vec![LogOp::Vote(*vote)]).await?;
+        let ops = if Flaw::VoteNotSaved.is_put_in() { Vec::new() } else { vec![LogOp::Vote(*vote)] };
+        self.synced(ops).await?;
         self.tail().vote = Some(*vote);
         Ok(())
     }
@@ -456,6 +462,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             entries.into_iter().try_for_each(|entry| tail.push(entry))?;
             tail.appends_queued
         };
+        if Flaw::AcksBeforeWrite.is_put_in() {
+            callback.io_completed(Ok(()));
+            return self.queue(Job { ops, bytes, done: Done::Nothing }).await;
+        }
         self.queue(Job { ops, bytes, done: Done::Append(append, callback) }).await
     }
 

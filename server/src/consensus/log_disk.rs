@@ -30,7 +30,7 @@ const PURGED: &[u8] = b"mpurged";
 const LAYOUT: u8 = 1;
 
 /// One change of what is stored. Changes of a write take effect in order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum LogOp {
     /// Add an entry.
     Append {

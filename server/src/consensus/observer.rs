@@ -7,11 +7,11 @@
 
 use openraft::async_runtime::watch::WatchReceiver;
 use quorate_proto::MemberId;
-use tokio::sync::watch;
 
 use crate::consensus::Leadership;
 use crate::consensus::applier::AppliedMark;
 use crate::consensus::types::Raft;
+use crate::sync::watch;
 use crate::tasks::Tasks;
 
 /// The task.

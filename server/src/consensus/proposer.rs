@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -23,17 +23,20 @@ use openraft::raft::ClientWriteResult;
 use quorate_proto::MemberId;
 use quorate_state::codec::{decode_envelope, encode_batch, encode_envelope};
 use quorate_state::command::{Command, Envelope};
+use quorate_state::flaw::Flaw;
 use quorate_state::versions::{FIRST, since};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::consensus::applier::AppliedMark;
 use crate::consensus::disk_watch::{DiskSpace, grows};
+use crate::consensus::flaws;
 use crate::consensus::gathering::Gathering;
 use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
 use crate::consensus::{Leadership, Proposed};
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 use crate::tasks::Tasks;
 
 /// Commands of one batch.
@@ -122,7 +125,7 @@ impl Proposal {
     }
 }
 
-type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
+pub(super) type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
 
 struct Waiting {
     envelope: Bytes,
@@ -254,7 +257,7 @@ impl Proposer {
             };
             let batch = self.fill(first).await;
             let (commands, sealed) = (batch.len(), Instant::now());
-            self.propose(batch).await;
+            self.propose(batch, tasks.wall_ms()).await;
             self.gathering.answered(commands, sealed.elapsed(), self.over.len() + self.queue.len());
         }
     }
@@ -309,13 +312,17 @@ impl Proposer {
         }
     }
 
-    async fn propose(&mut self, batch: Vec<Waiting>) {
+    async fn propose(&mut self, batch: Vec<Waiting>, stamp_ms: i64) {
         let (term, envelopes, answers) = self.seal(batch);
         if envelopes.is_empty() {
             return;
         }
-        let stamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-        let data = EncodedBatch(encode_batch(i64::try_from(stamp_ms).unwrap_or(i64::MAX), &envelopes));
+        let data = EncodedBatch(encode_batch(stamp_ms, &envelopes));
+        let answers = if Flaw::AnswersBeforeCommit.is_put_in() {
+            flaws::foretell(&envelopes, answers, term, self.context.applied.borrow().revision)
+        } else {
+            answers
+        };
         drop(envelopes);
         let (responder, answered) = ProgressResponder::complete_only();
         let sent = self.context.raft.write(data).responder(responder).with_leader(term).await;
@@ -371,6 +378,7 @@ fn not_leading() -> ConsensusError {
 /// Hands out what became of an entry.
 fn answer(term: u64, result: Result<ClientWriteResult<TypeConfig>, String>, answers: Vec<Answer>) {
     let error = match result {
+        Ok(Ok(_)) if answers.is_empty() => return,
         Ok(Ok(done)) if done.data.outcomes.len() == answers.len() => {
             let log_index = done.log_id.index;
             for (answer, outcome) in answers.into_iter().zip(done.data.outcomes) {
@@ -391,7 +399,7 @@ fn answer(term: u64, result: Result<ClientWriteResult<TypeConfig>, String>, answ
         },
         Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => ConsensusError::NoQuorum {
             reason: "leadership changed while the write was under way".to_owned(),
-            happened: Happened::Unknown,
+            happened: if Flaw::DiscardedIsNo.is_put_in() { Happened::No } else { Happened::Unknown },
         },
         Ok(Err(other)) => failed(other.to_string()),
         Err(reason) => failed(reason),

@@ -15,7 +15,7 @@ use quorate_state::outcome::Fault;
 
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::state_dir::CurrentStore;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Work};
 
 /// A backlog of any usual size takes about so long.
 const SPREAD: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub async fn purge(store: Arc<CurrentStore>, disk: Arc<DiskSpace>, tasks: Tasks) -> Result<(), String> {
     loop {
         let store = store.get();
-        let step = tokio::task::spawn_blocking(move || -> Result<Option<u64>, Fault> {
+        let step = tasks.blocking(Work::Purge, move || -> Result<Option<u64>, Fault> {
             match purge_step(store.as_ref())? {
                 Purge::More => backlog(store.as_ref()).map(Some),
                 Purge::Done => Ok(None),

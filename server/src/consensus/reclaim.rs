@@ -19,7 +19,7 @@ use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::log::LogReader;
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::state_dir::CurrentStore;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Work};
 
 /// Between rounds that bring something.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl Reclaimer {
                 continue;
             }
             let (worker, stopping) = (this.clone(), tasks.clone());
-            let round = tokio::task::spawn_blocking(move || worker.round(&stopping));
+            let round = tasks.blocking(Work::Purge, move || worker.round(&stopping));
             match round.await.map_err(|error| error.to_string())? {
                 Ok(freed) if freed >= WORTH_BYTES => pause = PAUSE_MIN,
                 Ok(_) => pause = (pause * 2).min(PAUSE_MAX),

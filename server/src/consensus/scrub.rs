@@ -12,7 +12,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use quorate_state::outcome::Fault;
 use quorate_state::scrub::keep;
 use quorate_state::store::Store as _;
 use quorate_state::view::View;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::state_dir::{CurrentStore, WAY_BACK};
@@ -41,7 +41,7 @@ const NAP: Duration = Duration::from_millis(50);
 
 /// The apply thread's side.
 pub struct Pins {
-    jobs: SyncSender<Job>,
+    jobs: mpsc::Sender<Job>,
     scrubs: Arc<Scrubs>,
 }
 
@@ -59,12 +59,12 @@ struct Job {
     store: Arc<RocksStore>,
     log_index: u64,
     /// Dropped once the snapshot is there.
-    pinned: SyncSender<()>,
+    pinned: oneshot::Sender<()>,
 }
 
 /// The thread.
 pub struct Scrubber {
-    jobs: Receiver<Job>,
+    jobs: mpsc::Receiver<Job>,
     scrubs: Arc<Scrubs>,
 }
 
@@ -72,7 +72,7 @@ impl Pins {
     /// The apply thread's side, and the thread to be run: it ends when the other side is gone.
     pub fn new() -> (Self, Scrubber) {
         // One may wait for the moment in which the walk before it is noted as ended.
-        let (sender, jobs) = sync_channel(1);
+        let (sender, jobs) = mpsc::channel(1);
         let scrubs = Arc::<Scrubs>::default();
         (Self { jobs: sender, scrubs: scrubs.clone() }, Scrubber { jobs, scrubs })
     }
@@ -83,17 +83,17 @@ impl Pins {
     }
 
     /// Begins a walk over `store`, which must not change before this returns.
-    pub fn pin(&self, store: &Arc<RocksStore>, log_index: u64) {
+    pub async fn pin(&self, store: &Arc<RocksStore>, log_index: u64) {
         *self.scrubs.asked.lock() = Some(tokio::time::Instant::now());
         if self.scrubs.busy.swap(true, Ordering::AcqRel) {
             tracing::info!(log_index, "a scrub is passed over: the one before it is still under way");
             return;
         }
         *self.scrubs.walking.lock() = Some(log_index);
-        let (pinned, waiting) = sync_channel(0);
+        let (pinned, waiting) = oneshot::channel();
         if self.jobs.try_send(Job { store: store.clone(), log_index, pinned }).is_ok() {
             // An error either way: it has the snapshot, or it has ended.
-            let _ = waiting.recv();
+            let _ = waiting.await;
         } else {
             *self.scrubs.walking.lock() = None;
         }
@@ -114,10 +114,12 @@ impl Scrubs {
 
 impl Scrubber {
     /// Works until all who could ask are gone. An error is damage that was found.
-    pub fn run(self, current: &CurrentStore, disk: &DiskSpace, tasks: &Tasks) -> Result<(), String> {
-        while let Ok(Job { store, log_index, pinned }) = self.jobs.recv() {
+    pub async fn run(mut self, current: Arc<CurrentStore>, disk: Arc<DiskSpace>, tasks: Tasks) -> Result<(), String> {
+        // Under simulated time nobody else's work is held up by a walk, and rests would never end.
+        let rest = if tasks.is_simulated() { 0 } else { REST };
+        while let Some(Job { store, log_index, pinned }) = self.jobs.recv().await {
             let may_go_on = || !tasks.is_stopping() && !disk.is_nearly_short() && Arc::ptr_eq(&current.get(), &store);
-            let walked = walk(&store, pinned, may_go_on);
+            let walked = walk(&store, pinned, rest, may_go_on);
             let kept = walked.and_then(|mark| mark.map_or(Ok(()), |mark| keep(store.as_ref(), mark)));
             self.scrubs.busy.store(false, Ordering::Release);
             *self.scrubs.walking.lock() = None;
@@ -127,11 +129,16 @@ impl Scrubber {
     }
 }
 
-fn walk(store: &RocksStore, pinned: SyncSender<()>, may_go_on: impl Fn() -> bool) -> Result<Option<DigestMark>, Fault> {
+fn walk(
+    store: &RocksStore,
+    pinned: oneshot::Sender<()>,
+    rest: u32,
+    may_go_on: impl Fn() -> bool,
+) -> Result<Option<DigestMark>, Fault> {
     let view = View::new(store.snapshot())?;
     drop(pinned);
     let began = Instant::now();
-    let mut pace = Pace::new(REST);
+    let mut pace = Pace::new(rest);
     let mut go_on = |bytes| {
         if !pace.is_due(bytes) {
             return true;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
+use quorate_state::flaw::Flaw;
 use quorate_state::store::Store;
 use quorate_state::view::View;
 use rocksdb::Cache;
@@ -24,6 +25,7 @@ use crate::consensus::codec;
 use crate::consensus::state_dir::{CurrentStore, sync_parent, write_atomically};
 use crate::consensus::types::{Snapshot, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig, log_id};
 use crate::store_rocks::RocksStore;
+use crate::tasks::{Tasks, Work};
 
 /// The snapshots of a member.
 pub struct Snapshots {
@@ -44,6 +46,7 @@ struct Kept {
 pub struct Builder {
     store: Arc<CurrentStore>,
     snapshots: Arc<Snapshots>,
+    tasks: Tasks,
 }
 
 impl Snapshots {
@@ -108,7 +111,7 @@ impl Snapshots {
             fs::remove_dir_all(&building)?;
         }
         store.checkpoint(&building).map_err(io::Error::other)?;
-        let meta = self.read_meta(&building)?;
+        let meta = if Flaw::PurgesBeforeFlush.is_put_in() { meta_of(&store)? } else { self.read_meta(&building)? };
         if let Some(current) = self.current().filter(|current| current.meta.last_log_id > meta.last_log_id) {
             fs::remove_dir_all(&building)?;
             return Ok(current);
@@ -174,8 +177,8 @@ fn meta_name(number: u64) -> String {
 
 impl Builder {
     /// For the store in force when it builds.
-    pub fn new(store: Arc<CurrentStore>, snapshots: Arc<Snapshots>) -> Self {
-        Self { store, snapshots }
+    pub fn new(store: Arc<CurrentStore>, snapshots: Arc<Snapshots>, tasks: Tasks) -> Self {
+        Self { store, snapshots, tasks }
     }
 }
 
@@ -184,8 +187,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (store, snapshots) = (self.store.clone(), self.snapshots.clone());
-        let built = tokio::task::spawn_blocking(move || snapshots.build(&store));
-        built.await.map_err(io::Error::other)?
+        let build = move || snapshots.build(&store);
+        self.tasks.blocking(Work::Snapshot, build).await.map_err(io::Error::other)?
     }
 }
 

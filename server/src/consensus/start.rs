@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use quorate_proto::MemberId;
 use rocksdb::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::Timing;
@@ -40,6 +40,7 @@ use crate::consensus::state_dir::{CurrentStore, StateDir, with_advice};
 use crate::consensus::types::{Node, Raft, SnapshotDir, TypeConfig};
 use crate::consensus::{ApplySink, Leadership};
 use crate::error::ConsensusError;
+use crate::sync::watch;
 use crate::tasks::{Task, Tasks};
 
 /// Jobs that wait for the apply thread; openraft sends one at a time.
@@ -102,10 +103,10 @@ impl Consensus {
         let (pins, scrubber) = Pins::new();
         let dir = StateDir::open(params.state)?;
         let thread = ApplyThread::open(dir, snapshots.clone(), params.cache, params.sink, pins)?;
-        let (applied, state_machine) = run_apply(thread, scrubber, params.disk.clone(), &tasks)?;
-        let (log_store, writer) = LogStore::open(params.log, TAIL_BYTES_MAX)?;
+        let (applied, state_machine) = run_apply(thread, scrubber, params.disk.clone(), &tasks, &runtime)?;
+        let (log_store, writer) = LogStore::open(params.log, TAIL_BYTES_MAX, tasks.clone())?;
         let log = log_store.reader();
-        tasks.spawn_thread(Task::LogWriter, move || writer.run())?;
+        tasks.spawn_thread(Task::LogWriter, &runtime, writer.run())?;
 
         let id = params.id;
         let build = Raft::build(id.get(), config, params.network, log_store, state_machine);
@@ -243,13 +244,13 @@ fn run_apply(
     scrubber: Scrubber,
     disk: Arc<DiskSpace>,
     tasks: &Tasks,
+    runtime: &Handle,
 ) -> io::Result<(Arc<AppliedState>, Applier)> {
     let applied = thread.shared();
-    let (store, stopping) = (applied.store.clone(), tasks.clone());
-    tasks.spawn_thread(Task::Scrubber, move || scrubber.run(&store, &disk, &stopping))?;
+    tasks.spawn_thread(Task::Scrubber, runtime, scrubber.run(applied.store.clone(), disk, tasks.clone()))?;
     let (jobs_sender, jobs) = mpsc::channel(APPLY_JOBS_MAX);
-    let state_machine = Applier::new(&thread, jobs_sender);
-    tasks.spawn_thread(Task::Apply, move || thread.run(jobs))?;
+    let state_machine = Applier::new(&thread, jobs_sender, tasks.clone());
+    tasks.spawn_thread(Task::Apply, runtime, thread.run(jobs, tasks.clone()))?;
     Ok((applied, state_machine))
 }
 

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use openraft::impls::leader_id_std;
 use quorate_state::outcome::Outcome;
 
+use crate::consensus::raft_runtime::RaftRuntime;
+
 openraft::declare_raft_types!(
     /// Quorate's parameters of openraft.
     pub TypeConfig:
@@ -23,6 +25,7 @@ openraft::declare_raft_types!(
         Node = Node,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = RaftRuntime,
 );
 
 /// The Raft of a member.

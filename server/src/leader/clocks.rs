@@ -20,6 +20,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use quorate_proto::LeaseId;
+use quorate_state::flaw::Flaw;
 use tokio::time::Instant;
 
 /// Leases shorter than this are never noted: a new leader starts them afresh.
@@ -31,13 +32,19 @@ const NOTE_AGE_MAX: Duration = Duration::from_mins(5);
 type Places = BinaryHeap<Reverse<(Instant, LeaseId, u64)>>;
 
 /// The clocks of all leases.
-#[derive(Default)]
 pub struct Clocks {
     leases: HashMap<LeaseId, Clock>,
     deadlines: Places,
     notes: Places,
+    note_ttl_min: Duration,
     late: Duration,
     generations: u64,
+}
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self::noting_from(NOTE_TTL_MIN)
+    }
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all combinations occur")]
@@ -84,6 +91,18 @@ pub enum Renewed {
 }
 
 impl Clocks {
+    /// None yet. Leases with a time to live shorter than this are never noted.
+    pub fn noting_from(note_ttl_min: Duration) -> Self {
+        Self {
+            leases: HashMap::new(),
+            deadlines: Places::new(),
+            notes: Places::new(),
+            note_ttl_min,
+            late: Duration::ZERO,
+            generations: 0,
+        }
+    }
+
     /// Starts the clock of a lease, with what it has left if that was noted.
     pub fn start(&mut self, lease: LeaseId, ttl_ms: u64, remaining_ms: Option<u64>, now: Instant) {
         self.generations += 1;
@@ -102,7 +121,7 @@ impl Clocks {
             noting: false,
             noted_at: at,
         };
-        if ttl >= NOTE_TTL_MIN {
+        if ttl >= self.note_ttl_min {
             self.notes.push(Reverse((clock.note_due(), lease, generation)));
         }
         self.leases.insert(lease, clock);
@@ -144,7 +163,8 @@ impl Clocks {
 
     /// A keep-alive was received. From now until [`Clocks::end_renewal`] the lease does not come due.
     pub fn begin_renewal(&mut self, lease: LeaseId, received: Instant) -> Option<Renewal> {
-        let clock = self.leases.get_mut(&lease).filter(|clock| !clock.expiring)?;
+        let may_be_renewed = |clock: &&mut Clock| !clock.expiring || Flaw::RenewsEnded.is_put_in();
+        let clock = self.leases.get_mut(&lease).filter(may_be_renewed)?;
         clock.renewing += 1;
         Some(Renewal { lease, generation: clock.generation, received })
     }
@@ -153,13 +173,13 @@ impl Clocks {
     pub fn renew(&mut self, renewal: Renewal) -> Renewed {
         let received = self.lease_time(renewal.received);
         let Some(clock) = self.current(renewal) else { return Renewed::Gone };
-        if clock.expiring {
+        if clock.expiring && !Flaw::RenewsEnded.is_put_in() {
             return Renewed::Gone;
         }
         if clock.noting {
             return Renewed::NoteUnsettled;
         }
-        if clock.noted {
+        if clock.noted && !Flaw::KeepsNote.is_put_in() {
             return Renewed::Noted;
         }
         clock.deadline = clock.deadline.max(received + clock.ttl);
@@ -211,7 +231,9 @@ impl Clocks {
                 continue;
             };
             if clock.deadline > at {
-                self.deadlines.push(Reverse((clock.deadline, lease, generation)));
+                if !Flaw::Immortal.is_put_in() {
+                    self.deadlines.push(Reverse((clock.deadline, lease, generation)));
+                }
             } else if clock.renewing > 0 {
                 clock.held = true;
             } else if !clock.expiring {

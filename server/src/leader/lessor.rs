@@ -7,19 +7,22 @@
 //! - Once the end of a lease is proposed, keep-alives for it are refused.
 
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use quorate_proto::LeaseId;
 use quorate_state::command::Command;
+use quorate_state::flaw::Flaw;
 use quorate_state::outcome::LeaseChange;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::clocks::{Clocks, Renewal, Renewed};
+use super::clocks::{Clocks, NOTE_TTL_MIN, Renewal, Renewed};
 use super::quorum::Quorum;
 use crate::consensus::LeaseClock;
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 use crate::watch::LeaseListener;
 
 /// A lease as the store has it.
@@ -56,6 +59,8 @@ pub struct Lessor {
     state: Mutex<State>,
     role: watch::Sender<Role>,
     quorum: OnceLock<Weak<dyn Quorum>>,
+    /// Leases shorter than this are never noted.
+    note_ttl_min: Duration,
     /// A lease may come due earlier than the expiry job thinks.
     pub(super) sooner: Notify,
     /// Counts proposals of notes that came to an end.
@@ -68,6 +73,7 @@ impl Default for Lessor {
             state: Mutex::default(),
             role: watch::Sender::new(Role::Following),
             quorum: OnceLock::new(),
+            note_ttl_min: NOTE_TTL_MIN,
             sooner: Notify::new(),
             settled: watch::Sender::new(0),
         }
@@ -75,6 +81,11 @@ impl Default for Lessor {
 }
 
 impl Lessor {
+    /// One that notes leases of this time to live and longer. For simulations, which live shorter than the usual ones.
+    pub fn noting_from(note_ttl_min: Duration) -> Self {
+        Self { note_ttl_min, ..Self::default() }
+    }
+
     /// Says how to reach the quorum; once. Held weakly: the consensus room holds this lessor.
     pub fn attach(&self, quorum: &Arc<dyn Quorum>) {
         // A second call says the same.
@@ -84,7 +95,7 @@ impl Lessor {
     /// This member leads in `term`, and has applied the first entry of that term. From now on what is applied counts.
     pub fn begin_term(&self, term: u64) {
         let mut state = self.state.lock();
-        *state = State::default();
+        *state = State { clocks: Clocks::noting_from(self.note_ttl_min), meanwhile: Vec::new() };
         self.role.send_replace(Role::Loading(term));
     }
 
@@ -96,7 +107,8 @@ impl Lessor {
         }
         let now = Instant::now();
         for lease in stored {
-            state.clocks.start(lease.lease, lease.ttl_ms, lease.remaining_ms, now);
+            let hasty = Flaw::HastyLeader.is_put_in().then_some(lease.ttl_ms / 2);
+            state.clocks.start(lease.lease, lease.ttl_ms, hasty.or(lease.remaining_ms), now);
         }
         for change in std::mem::take(&mut state.meanwhile) {
             change_clock(&mut state.clocks, change, now);
@@ -150,7 +162,9 @@ impl Lessor {
         let quorum = self.quorum()?;
         let renewal = self.in_term(term).ok_or_else(not_leading)?.begin_renewal(lease, received);
         let guard = renewal.map(|renewal| RenewalGuard { lessor: self, term, renewal });
-        quorum.confirm(term, deadline).await?;
+        if !Flaw::DeposedKeepAlive.is_put_in() {
+            quorum.confirm(term, deadline).await?;
+        }
         let Some(guard) = guard else { return self.unknown(term, lease) };
         loop {
             let mut settled = self.settled.subscribe();

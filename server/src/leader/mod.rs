@@ -21,14 +21,14 @@ use quorate_proto::Revision;
 use quorate_state::store::Store as _;
 use quorate_state::view::{ReadError, View};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 pub use lessor::{Lessor, StoredLease};
 pub use quorum::Quorum;
 
 use crate::config::AutoCompaction;
 use crate::consensus::{Consensus, Leadership, LeaseClock};
-use crate::tasks::{Task, Tasks};
+use crate::sync::watch;
+use crate::tasks::{Task, Tasks, Work};
 
 /// How many leases are read from the store at a time.
 const LEASES_PAGE: usize = 4096;
@@ -55,21 +55,21 @@ impl LeaderJobs {
             tokio::select! {
                 biased;
                 () = stopping.stopped() => {}
-                () = self.follow(leadership, &*quorum) => {}
+                () = self.follow(leadership, &*quorum, &stopping) => {}
             }
             self.lessor.end_term();
             Ok::<(), Infallible>(())
         });
     }
 
-    async fn follow(&self, mut leadership: watch::Receiver<Leadership>, quorum: &dyn Quorum) {
+    async fn follow(&self, mut leadership: watch::Receiver<Leadership>, quorum: &dyn Quorum, tasks: &Tasks) {
         loop {
             let now = *leadership.borrow_and_update();
             if let Leadership::Leading { term } = now {
                 tokio::select! {
                     biased;
                     _ = leadership.wait_for(|other| *other != now) => {}
-                    () = self.lead(term, quorum) => {}
+                    () = self.lead(term, quorum, tasks) => {}
                 }
                 self.lessor.end_term();
             } else if leadership.changed().await.is_err() {
@@ -78,10 +78,10 @@ impl LeaderJobs {
         }
     }
 
-    async fn lead(&self, term: u64, quorum: &dyn Quorum) {
+    async fn lead(&self, term: u64, quorum: &dyn Quorum, tasks: &Tasks) {
         self.lessor.begin_term(term);
         let consensus = Arc::clone(&self.consensus);
-        let stored = tokio::task::spawn_blocking(move || stored_leases(&consensus)).await;
+        let stored = tasks.blocking(Work::Read, move || stored_leases(&consensus)).await;
         match stored {
             Ok(Ok(stored)) => self.lessor.load(term, &stored),
             Ok(Err(error)) => tracing::error!(%error, "leases cannot be read; none is kept alive or ended"),

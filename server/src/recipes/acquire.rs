@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use quorate_proto::{Key, LeaseId, Revision};
 use quorate_state::command::{Owner, Txn};
+use quorate_state::flaw::Flaw;
 use quorate_state::outcome::KeyValue;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -239,6 +240,9 @@ impl Acquiring<'_> {
             }
         }
         let (kv, revision) = self.contest.get_at(key).await?;
+        if kv.is_none() && Flaw::GrantsToDead.is_put_in() {
+            return Ok(Held { key: key.clone(), token: created, delay_lease: None, revision });
+        }
         // Another create_revision: it was taken away, and put again by another call, which has a place of its own.
         match kv.filter(|kv| kv.meta.create_revision == created) {
             Some(kv) => Ok(self.held(&kv, revision)),

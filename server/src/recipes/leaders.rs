@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use quorate_proto::{Key, Revision};
 use quorate_state::command::{Compare, Relation, Target, Txn, TxnOp};
 use quorate_state::outcome::KeyValue;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::RecipeError;
@@ -22,6 +21,7 @@ use super::lines::Followed;
 use super::look::Contest;
 use crate::api::{Trouble, Written};
 use crate::error::{ConsensusError, Happened};
+use crate::sync::watch;
 
 /// Terms that are remembered for those who are slow, and the bytes of their leaders' values.
 const TERMS_MAX: usize = 1_024;

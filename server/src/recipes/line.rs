@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use quorate_proto::{Key, Revision};
+use quorate_state::flaw::Flaw;
 
 use super::contender::{Claim, Contender};
 
@@ -230,6 +231,7 @@ impl Line {
 fn admits(first: Claim, holders: usize, next: Claim) -> bool {
     match (first, next) {
         _ if holders == 0 => true,
+        (Claim::Exclusive, Claim::Exclusive) if Flaw::TwoHolders.is_put_in() => holders < 2,
         (Claim::Shared, Claim::Shared) => holders < usize::MAX,
         (Claim::Permit(permits), Claim::Permit(others)) => {
             permits == others && u32::try_from(holders).is_ok_and(|holders| holders < permits)

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use quorate_proto::{Key, Revision};
 use quorate_state::command::{Command, Compare, Delete, Owner, Put, Relation, Span, Target, Txn, TxnOp};
+use quorate_state::flaw::Flaw;
 use quorate_state::outcome::{Done, KeyValue, TxnDone, TxnResult};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -282,7 +283,7 @@ async fn unless_rewritten(
 ) -> Result<(), Trouble> {
     contest.rooms.consensus.wait_revision(put, Instant::now() + OUTCOME_PATIENCE).await?;
     match contest.get(key).await? {
-        Some(kv) if kv.meta.mod_revision == put => {
+        Some(kv) if kv.meta.mod_revision == put || Flaw::LateCleanUp.is_put_in() => {
             contest.rooms.write_to_the_end(Command::Txn(txn(&kv)), OUTCOME_PATIENCE).await?;
             Ok(())
         }

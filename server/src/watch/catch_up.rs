@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use quorate_proto::{Key, Revision};
+use quorate_state::flaw::Flaw;
 use quorate_state::outcome::{KeyValue, RevisionChanges};
 use quorate_state::store::Store as _;
 use quorate_state::view::{ReadError, View};
@@ -62,7 +63,8 @@ impl History for ConsensusHistory {
     fn previous(&self, wanted: &[(Key, Revision)], changed: Revision) -> Result<Vec<Option<KeyValue>>, ReadError> {
         let store = self.0.store();
         let view = View::new(store.snapshot())?;
-        wanted.iter().map(|(key, revision)| view.previous(key, *revision, changed)).collect()
+        let of = |revision: Revision| if Flaw::WrongPrevious.is_put_in() { changed } else { revision };
+        wanted.iter().map(|(key, revision)| view.previous(key, of(*revision), changed)).collect()
     }
 
     fn reached(&self, revision: Revision, deadline: Instant) -> BoxFuture<'static, Result<(), ConsensusError>> {

@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use quorate_proto::Revision;
+use quorate_state::flaw::Flaw;
 use quorate_state::outcome::{Changes, RevisionChanges};
-use tokio::sync::watch;
 
 use super::index::Index;
 use super::interest::Interest;
 use super::notice::Picked;
 use super::watcher::{Mailbox, Place, Watcher};
 use super::window::{Published, Window};
+use crate::sync::watch;
 
 /// Bytes of the recent window.
 pub const WINDOW_BYTES_MAX: usize = 16 << 20;
@@ -133,6 +134,7 @@ impl Hub {
         let mut state = self.state.lock();
         let newest = state.window.revision();
         let from = from.unwrap_or(newest.next());
+        let from = flawed(from, state.window.first());
         if from < state.window.first() {
             return None;
         }
@@ -242,6 +244,16 @@ impl Hub {
             queue.fall_behind(unseen);
             watcher.wake(&mut queue);
         }
+    }
+}
+
+/// See [`Flaw`]; as it is, where there is none.
+fn flawed(from: Revision, first: Revision) -> Revision {
+    match from {
+        from if Flaw::WindowEdge.is_put_in() && from.next() == first => first,
+        from if Flaw::JointGap.is_put_in() => from.next(),
+        from if Flaw::JointRepeat.is_put_in() && from.get() > 1 => Revision(from.get() - 1),
+        from => from,
     }
 }
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::index::Group;
 use super::watcher::Watcher;
+use crate::chance;
 
 /// Where a range ends. `Open` is after every key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +91,7 @@ fn insert(link: &mut Link, range: (&Bytes, &End), watcher: Arc<Watcher>) {
             start: range.0.clone(),
             end: range.1.clone(),
             reach: range.1.clone(),
-            priority: rand::random(),
+            priority: chance::draw(),
             group: Group::from([(watcher.id(), watcher)]),
             left: None,
             right: None,

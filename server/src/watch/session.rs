@@ -13,13 +13,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use quorate_proto::Revision;
 use quorate_state::view::ReadError;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_stream::wrappers::WatchStream;
 
 use super::catch_up::{History, fill_previous, read};
 use super::hub::{Hub, Taken};
@@ -28,6 +26,8 @@ use super::watcher::{Mailbox, Watcher};
 use crate::alarm::Alarm;
 use crate::error::ConsensusError;
 use crate::pump::Pump;
+use crate::sync::watch;
+use crate::tasks::{Tasks, Work};
 
 /// How many watches of a session read history at the same time.
 const READS_MAX: usize = 4;
@@ -84,12 +84,13 @@ enum DoneWhat {
 pub struct Session {
     hub: Arc<Hub>,
     history: Arc<dyn History>,
+    tasks: Tasks,
     mailbox: Arc<Mailbox>,
     watches: BTreeMap<u64, Watch>,
     outbox: VecDeque<WatchNotice>,
     queued: VecDeque<u64>,
     reading: usize,
-    jobs: JoinSet<Done>,
+    jobs: JoinSet<Result<Done, JoinError>>,
     due: BTreeSet<(Instant, u64)>,
     /// Ends no later than the first mark is due.
     timer: Option<Pin<Box<Sleep>>>,
@@ -97,17 +98,18 @@ pub struct Session {
     marks_of_all: Option<(Revision, usize)>,
     on_contact_loss: OnContactLoss,
     contact_lost: watch::Receiver<bool>,
-    contact_changes: WatchStream<bool>,
+    contact_changes: Pin<Box<dyn Stream<Item = bool> + Send + Sync>>,
     alarm: Arc<Alarm>,
 }
 
 impl Session {
     /// Without watches yet.
-    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>, on_contact_loss: OnContactLoss) -> Self {
+    pub fn new(hub: Arc<Hub>, history: Arc<dyn History>, on_contact_loss: OnContactLoss, tasks: Tasks) -> Self {
         let contact_lost = hub.contact_lost();
         Self {
             hub,
             history,
+            tasks,
             mailbox: Arc::default(),
             watches: BTreeMap::new(),
             outbox: VecDeque::new(),
@@ -118,7 +120,7 @@ impl Session {
             timer: None,
             marks_of_all: None,
             on_contact_loss,
-            contact_changes: WatchStream::from_changes(contact_lost.clone()),
+            contact_changes: Box::pin(contact_lost.clone().into_changes()),
             contact_lost,
             alarm: Alarm::ringing(),
         }
@@ -168,7 +170,8 @@ impl Session {
         match min_revision {
             Some((revision, deadline)) if revision > self.hub.revision() => {
                 let reached = self.history.reached(revision, deadline);
-                self.jobs.spawn(async move { Done { tag, watcher_id: id, what: DoneWhat::Reached(reached.await) } });
+                self.jobs
+                    .spawn(async move { Ok(Done { tag, watcher_id: id, what: DoneWhat::Reached(reached.await) }) });
                 self.alarm.again();
             }
             _ => self.start(tag),
@@ -241,7 +244,7 @@ impl Session {
             self.contact_changed();
         }
         while let Poll::Ready(Some(done)) = self.jobs.poll_join_next(cx) {
-            match done {
+            match done.flatten() {
                 Ok(done) => self.finished(done),
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => {}
@@ -315,7 +318,7 @@ impl Session {
     fn fetch(&mut self, tag: u64, mut items: Vec<Picked>) {
         let Some(watch) = self.watches.get(&tag) else { return };
         let (watcher_id, history) = (watch.watcher.id(), Arc::clone(&self.history));
-        self.jobs.spawn_blocking(move || {
+        self.work(move || {
             let fetched = fill_previous(&*history, &mut items).map(|()| items);
             Done { tag, watcher_id, what: DoneWhat::Fetched(fetched) }
         });
@@ -332,12 +335,18 @@ impl Session {
             self.reading += 1;
             let (watcher, history) = (Arc::clone(&watch.watcher), Arc::clone(&self.history));
             let previous_values = watch.spec.previous_values;
-            self.jobs.spawn_blocking(move || {
+            self.work(move || {
                 let read = read(&*history, &watcher, from, previous_values);
                 Done { tag, watcher_id: watcher.id(), what: DoneWhat::Read(read) }
             });
             self.alarm.again();
         }
+    }
+
+    /// Runs a job that blocks.
+    fn work(&mut self, job: impl FnOnce() -> Done + Send + 'static) {
+        let tasks = self.tasks.clone();
+        self.jobs.spawn(async move { tasks.blocking(Work::Read, job).await });
     }
 
     fn finished(&mut self, done: Done) {
@@ -374,6 +383,9 @@ impl Session {
     fn give(&mut self, tag: u64, items: Vec<Picked>) {
         if items.is_empty() {
             return;
+        }
+        if quorate_state::flaw::Flaw::EarlyMark.happens(50) {
+            self.outbox.push_back(WatchNotice::Mark { tag, revision: self.hub.revision() });
         }
         self.outbox.push_back(WatchNotice::Events { tag, items });
         self.touch(tag);

@@ -24,6 +24,7 @@ use super::session::Session;
 use super::watcher::{Mailbox, PLACES_MAX, Watcher};
 use crate::consensus::ApplySink as _;
 use crate::error::{ConsensusError, Happened};
+use crate::tasks::Tasks;
 
 fn meta(revision: i64) -> Meta {
     let revision = Revision(revision);
@@ -137,7 +138,7 @@ impl Room {
 
     fn session(&self) -> Session {
         let history = Arc::clone(&self.history) as Arc<dyn History>;
-        Session::new(Arc::clone(&self.hub), history, OnContactLoss::End)
+        Session::new(Arc::clone(&self.hub), history, OnContactLoss::End, Tasks::default())
     }
 }
 
@@ -537,7 +538,7 @@ async fn no_mark_of_the_session_comes_while_a_watch_reads_history() {
 async fn watches_that_wait_outlive_the_loss_of_contact() {
     let room = Room::new(1 << 20, 100);
     let history = Arc::clone(&room.history) as Arc<dyn History>;
-    let mut session = Session::new(Arc::clone(&room.hub), history, OnContactLoss::Wait);
+    let mut session = Session::new(Arc::clone(&room.hub), history, OnContactLoss::Wait, Tasks::default());
     session.create(1, spec(all(), 0));
     assert_eq!(created(&mut session).await, 10);
     room.hub.set_contact_lost(true);

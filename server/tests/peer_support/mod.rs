@@ -33,6 +33,7 @@ use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::{ApplySink, Consensus, Leadership, Member, Proposed};
 use quorate_server::data_dir::{DataDir, DataDirError};
 use quorate_server::error::ConsensusError;
+use quorate_server::sync::watch;
 use quorate_server::tasks::Tasks;
 use quorate_state::command::{Command, Envelope, Expect, Owner, Principal, Put, RequestId};
 use quorate_state::outcome::{Changes, KeyValue, LeaseChange};
@@ -43,7 +44,6 @@ use quorate_tests::address::free;
 use rocksdb::Cache;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 

@@ -19,4 +19,6 @@ pub use varint::DecodeError;
 pub(crate) use outcome::{put_outcome, read_outcome};
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 mod audit;
 mod check;
 mod crash;
+pub mod fuzz;
 mod generate;
 mod model;
 mod model_work;

@@ -15,7 +15,6 @@ use quorate_proto::etcd::etcdserverpb::watch_request::RequestUnion;
 use quorate_proto::etcd::mvccpb;
 use quorate_proto::{Key, Revision};
 use quorate_state::outcome::{Change, KeyValue};
-use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -23,6 +22,7 @@ use super::{errors, events, has_leader, header, wants_leader};
 use crate::api::limits::ETCD_WATCHES_MAX;
 use crate::api::rooms::Rooms;
 use crate::api::watches::{Dialect, Frames, Opened, field_of_messages, frame, pack};
+use crate::sync::watch;
 use crate::watch::{Interest, OnContactLoss, Scope, Session, WatchNotice, WatchOver, WatchSpec, Wire};
 
 /// Stands for no watch, or for all of a stream.

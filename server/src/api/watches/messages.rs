@@ -16,6 +16,7 @@ use quorate_proto::Revision;
 use super::Dialect;
 use crate::api::limits::FRAGMENT_BYTES_MAX;
 use crate::watch::{Encoded, Picked, Published};
+use quorate_state::flaw::Flaw;
 
 /// Events of several revisions in one message, at most about so many bytes; one message of a slow client waits in
 /// memory.
@@ -72,7 +73,7 @@ struct Packing<'a, D> {
 impl<D: Dialect> Packing<'_, D> {
     /// Adds the message that all streams share, if this one would write the same. None may be open.
     fn add_whole(&mut self, picked: &Picked) -> bool {
-        if picked.changes.len() != picked.item.changes.len() {
+        if picked.changes.len() != picked.item.changes.len() || Flaw::TornTransaction.is_put_in() {
             return false;
         }
         let Some(encoded) = self.shared(picked) else { return false };
@@ -97,6 +98,9 @@ impl<D: Dialect> Packing<'_, D> {
                 put_event::<D>(&event, &mut self.events);
             }
             self.last = item.revision;
+            if Flaw::TornTransaction.is_put_in() {
+                self.close(false);
+            }
         }
     }
 

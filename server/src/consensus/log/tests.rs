@@ -84,8 +84,8 @@ impl StoreBuilder<TypeConfig, LogStore, Positions, tempfile::TempDir> for Builde
 }
 
 fn start(disk: Arc<dyn LogDisk>, tail_bytes_max: u64) -> LogStore {
-    let (store, writer) = LogStore::open(disk, tail_bytes_max).unwrap();
-    std::thread::spawn(move || writer.run());
+    let (store, writer) = LogStore::open(disk, tail_bytes_max, Tasks::default()).unwrap();
+    std::thread::spawn(move || futures::executor::block_on(writer.run()));
     store
 }
 
@@ -137,8 +137,9 @@ async fn the_tail_is_bounded_and_what_left_it_is_read_from_disk() {
 async fn vote_entries_and_committed_survive_a_restart_and_truncation_is_in_order() {
     let dir = tempfile::tempdir().unwrap();
     {
-        let (mut store, writer) = LogStore::open(Arc::new(RocksLogDisk::open(dir.path()).unwrap()), 0).unwrap();
-        let thread = std::thread::spawn(move || writer.run());
+        let (mut store, writer) =
+            LogStore::open(Arc::new(RocksLogDisk::open(dir.path()).unwrap()), 0, Tasks::default()).unwrap();
+        let thread = std::thread::spawn(move || futures::executor::block_on(writer.run()));
         store.save_vote(&Vote::new_committed(1, 9)).await.unwrap();
         store.blocking_append((0..10).map(|index| entry(1, index, 10))).await.unwrap();
         store.save_committed(Some(log_id(1, 4))).await.unwrap();
@@ -194,8 +195,8 @@ impl LogDisk for Faulty {
 async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Faulty::open(dir.path());
-    let (mut store, writer) = LogStore::open(disk.clone(), TAIL_BYTES_MAX).unwrap();
-    let thread = std::thread::spawn(move || writer.run());
+    let (mut store, writer) = LogStore::open(disk.clone(), TAIL_BYTES_MAX, Tasks::default()).unwrap();
+    let thread = std::thread::spawn(move || futures::executor::block_on(writer.run()));
     store.blocking_append([entry(1, 0, 10)]).await.unwrap();
     disk.broken.store(true, Ordering::SeqCst);
     assert!(store.blocking_append([entry(1, 1, 10)]).await.is_err());
@@ -227,8 +228,9 @@ async fn a_purge_by_a_newer_term_leaves_nothing_of_an_older_one() {
         let purged = log_id(3, 6);
         {
             let (mut store, writer) =
-                LogStore::open(Arc::new(RocksLogDisk::open(dir.path()).unwrap()), tail_bytes_max).unwrap();
-            let thread = std::thread::spawn(move || writer.run());
+                LogStore::open(Arc::new(RocksLogDisk::open(dir.path()).unwrap()), tail_bytes_max, Tasks::default())
+                    .unwrap();
+            let thread = std::thread::spawn(move || futures::executor::block_on(writer.run()));
             store.blocking_append((0..10).map(|index| entry(2, index, 10))).await.unwrap();
             store.purge(purged).await.unwrap();
             let state = store.get_log_state().await.unwrap();

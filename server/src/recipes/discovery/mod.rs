@@ -63,22 +63,13 @@ impl Discovery {
     /// On this member's rooms. What it does by itself runs on a thread of its own, until the member stops; its health
     /// checks go to these networks only.
     pub fn start(rooms: &Arc<Rooms>, networks: Networks) -> io::Result<Arc<Self>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .thread_name("q-found")
-            .build()?;
-        let (rooms, handle) = (Arc::clone(rooms), runtime.handle().clone());
-        let discovery = Arc::new(Self { rooms, protections: Protections::default(), runtime: handle });
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).thread_name("q-found");
+        let runtime = rooms.tasks.own_runtime(Task::Discovery, &mut builder)?;
+        let discovery = Arc::new(Self { rooms: Arc::clone(rooms), protections: Protections::default(), runtime });
         let tasks = discovery.rooms.tasks.clone();
         tasks.spawn(Task::Protection, &discovery.runtime, protection::run(Arc::clone(&discovery)));
         tasks.spawn(Task::Checker, &discovery.runtime, checks::run(Arc::clone(&discovery), networks));
-        let stopping = tasks.clone();
-        tasks.spawn_thread(Task::Discovery, move || {
-            runtime.block_on(stopping.stopped());
-            runtime.shutdown_background();
-            Ok::<(), io::Error>(())
-        })?;
         Ok(discovery)
     }
 

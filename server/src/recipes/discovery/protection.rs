@@ -21,7 +21,6 @@ use std::time::Duration;
 use quorate_proto::{Revision, v1};
 use quorate_state::outcome::ChangeKind;
 use quorate_state::view::ReadError;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Discovery;
@@ -30,6 +29,7 @@ use super::names::{Place, ROOT, ServiceName, place};
 use super::resolve::settings;
 use super::settings::ServiceSettings;
 use crate::api::{StoreView, Weight};
+use crate::sync::watch;
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchSpec};
 
 /// At once.

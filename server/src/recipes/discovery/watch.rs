@@ -14,7 +14,6 @@ use std::sync::Arc;
 use quorate_proto::{Key, Revision, v1};
 use quorate_state::outcome::{Change, ChangeKind};
 use quorate_state::view::ReadError;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Discovery;
@@ -24,6 +23,7 @@ use super::names::{Place, ServiceName, place};
 use super::protection::Protection;
 use super::resolve::{Filter, Resolved};
 use crate::api::{Trouble, Weight};
+use crate::sync::watch;
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchOver, WatchSpec};
 
 const TAG: u64 = 1;

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::{Key, LeaseId};
 use quorate_state::command::{Command, Delete, Owner, Put, Span};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::api::mint_lease;
 use crate::recipes::discovery::names::checker;
 use crate::recipes::discovery::{Discovery, DiscoveryError};
+use crate::sync::watch;
 
 /// A member that dies is missed after this.
 const TTL: Duration = Duration::from_secs(4);

@@ -27,7 +27,6 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use quorate_proto::{MemberId, Revision};
 use quorate_state::outcome::{Change, ChangeKind};
 use quorate_state::view::ReadError;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Discovery;
@@ -35,7 +34,9 @@ use super::check::{Check, Kind};
 use super::document::Document;
 use super::names::{InstanceName, Place, ROOT, all_checkers, all_ttl_keys, checker_of, place, ttl_check_of};
 use crate::api::{StoreView, Weight};
+use crate::chance;
 use crate::recipes::scan::scan;
+use crate::sync::watch;
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchSpec};
 use jobs::{Done, Job};
 pub use networks::Networks;
@@ -220,7 +221,7 @@ impl Checker {
                 _ => {
                     self.forget(&which);
                     let interval = Duration::from_millis(check.interval_ms);
-                    let due = now + interval.min(FIRST_WITHIN).mul_f64(rand::random_range(0.0..1.0));
+                    let due = now + interval.min(FIRST_WITHIN).mul_f64(chance::fraction());
                     self.checks.insert(which.clone(), Standing::new(check, due, now));
                     self.due.insert((due, which));
                 }
@@ -254,7 +255,7 @@ impl Checker {
             let Some((_, which)) = self.due.first().filter(|(due, _)| *due <= now).cloned() else { return };
             let mine = turns::of(&which.0, which.1, &self.members) == Some(self.me);
             let Some(standing) = self.checks.get_mut(&which) else { return };
-            let interval = Duration::from_millis(standing.check.interval_ms).mul_f64(rand::random_range(0.9..1.1));
+            let interval = Duration::from_millis(standing.check.interval_ms).mul_f64(0.9 + 0.2 * chance::fraction());
             let removal = standing.removal();
             let mut next = removal.filter(|removal| *removal > now).map_or(now + interval, |at| at.min(now + interval));
             if !mine {

@@ -1,0 +1,192 @@
+//! Clients that hold leases: they grant one, put a key under it, keep it alive for a while, and let it end or end it.
+//!
+//! Invariants:
+//! - A renewal counts from when it was asked for, to the moment before it left.
+//! - A lease is called gone only where its key was missing in a linearizable read; nothing else deletes that key.
+
+use std::time::Duration;
+
+use quorate_proto::v1;
+use quorate_tests::checkers::history::{Action, Answer, Done, Input, Kv, Learned, Outcome, Txn};
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+
+use crate::clients::Client;
+use crate::recorder::{kv, outcome};
+use crate::way::{Way, ask, is_not_sent};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Holds leases, one after the other, until it is over.
+pub struct Holder {
+    client: Client,
+    count: u64,
+}
+
+/// What became of a request about a lease.
+enum Learnt {
+    Yes,
+    No,
+    Maybe,
+}
+
+impl Holder {
+    pub fn new(client: Client) -> Self {
+        Self { client, count: 0 }
+    }
+
+    pub async fn live(mut self) {
+        while !self.client.town.is_over() {
+            self.client.think().await;
+            self.hold().await;
+        }
+    }
+
+    fn leases(&self) -> v1::lease_client::LeaseClient<Way> {
+        v1::lease_client::LeaseClient::new(self.client.way())
+    }
+
+    async fn hold(&mut self) {
+        self.count += 1;
+        // Long ones live to have their remaining time noted.
+        let is_long = self.client.dice.happens(300);
+        let ttl_ms = if is_long { 8_000 } else { 1_000 + 500 * self.client.dice.below(5) as u64 };
+        let lease = i64::try_from(self.client.id * 1_000 + self.count).unwrap();
+        let recorder = self.client.town.recorder.clone();
+        let invoked = recorder.trace.moment();
+        let grant = v1::GrantRequest { id: None, ttl_ms, lease_id: lease };
+        let mut leases = self.leases();
+        let granted = ask(PATIENCE, grant, |request| async move { leases.grant(request).await }).await;
+        if let Err(status) = granted {
+            if !is_not_sent(&status) {
+                recorder.lease(lease, invoked, Learned::MaybeRenewed { ttl_ms });
+            }
+            return self.client.move_on();
+        }
+        recorder.lease(lease, invoked, Learned::Alive { ttl_ms });
+        let key = format!("/held/{lease}");
+        if !self.put(&key, lease).await {
+            return self.client.move_on();
+        }
+        let renewals = self.client.dice.below(8);
+        for _ in 0..renewals {
+            let late = is_long || self.client.dice.happens(200);
+            let pause = if late { 60 + 10 * self.client.dice.below(5) as u64 } else { 33 };
+            sleep(Duration::from_millis(ttl_ms * pause / 100)).await;
+            if self.client.town.is_over() {
+                return;
+            }
+            match self.renew(lease, ttl_ms).await {
+                Learnt::Yes => {}
+                Learnt::No => return,
+                Learnt::Maybe => self.client.move_on(),
+            }
+            self.look(&key, lease).await;
+        }
+        if self.client.dice.happens(200) {
+            self.revoke(lease).await;
+        }
+        // It ends by itself; look now and then whether it has.
+        for _ in 0..self.client.dice.below(12) {
+            sleep(self.client.dice.between_ms(50, ttl_ms / 2)).await;
+            if self.client.town.is_over() || self.look(&key, lease).await {
+                return;
+            }
+        }
+    }
+
+    /// True when the key stands.
+    async fn put(&mut self, key: &str, lease: i64) -> bool {
+        let value = format!("held {lease}");
+        let action = Action::Put { key: key.into(), value: value.as_str().into(), lease };
+        let recorder = self.client.town.recorder.clone();
+        let begun = recorder.begin(self.client.id, None, Input::Txn(Txn::of(action)));
+        let request = v1::PutRequest {
+            key: key.to_owned().into(),
+            value: value.into(),
+            owner: Some(v1::put_request::Owner::LeaseId(lease)),
+            ..Default::default()
+        };
+        let mut kvs = v1::kv_client::KvClient::new(self.client.way());
+        let answer = ask(PATIENCE, request, |request| async move { kvs.put(request).await }).await;
+        let put = answer.is_ok();
+        let answer = answer.map(|answer| {
+            let done = Done::Put { key: key.into(), previous: None };
+            (answer.header.unwrap().revision, Answer::of(vec![done]))
+        });
+        recorder.end(begun, outcome(&recorder, answer));
+        put
+    }
+
+    async fn renew(&mut self, lease: i64, ttl_ms: u64) -> Learnt {
+        let recorder = self.client.town.recorder.clone();
+        let invoked = recorder.trace.moment();
+        match timeout(PATIENCE, self.keep_alive(lease)).await {
+            Ok(Ok(0)) => Learnt::No,
+            Ok(Ok(_)) => {
+                recorder.lease(lease, invoked, Learned::Alive { ttl_ms });
+                Learnt::Yes
+            }
+            Ok(Err(status)) if is_not_sent(&status) => Learnt::Maybe,
+            Ok(Err(_)) | Err(_) => {
+                recorder.lease(lease, invoked, Learned::MaybeRenewed { ttl_ms });
+                Learnt::Maybe
+            }
+        }
+    }
+
+    /// The time to live that the answer says; 0: there is no such lease.
+    async fn keep_alive(&self, lease: i64) -> Result<u64, Status> {
+        let requests = tokio_stream::once(v1::KeepAliveRequest { lease_id: lease });
+        let mut answers = self.leases().keep_alive(requests).await?.into_inner();
+        let answer = answers.message().await?;
+        answer.map(|answer| answer.ttl_ms).ok_or_else(|| Status::unavailable("the stream ended without an answer"))
+    }
+
+    async fn revoke(&mut self, lease: i64) {
+        let recorder = self.client.town.recorder.clone();
+        let invoked = recorder.trace.moment();
+        // Whatever comes of it: from here on it may be gone.
+        recorder.lease(lease, invoked, Learned::Revoked);
+        let begun = recorder.begin(self.client.id, None, Input::Revoke { lease });
+        let mut leases = self.leases();
+        let request = v1::RevokeRequest { id: None, lease_id: lease };
+        let answer = ask(PATIENCE, request, |request| async move { leases.revoke(request).await }).await;
+        let answer = answer.map(|answer| {
+            let done = Done::Deleted(u64::try_from(answer.deleted).unwrap());
+            (answer.header.unwrap().revision, Answer::of(vec![done]))
+        });
+        recorder.end(begun, outcome(&recorder, answer));
+    }
+
+    /// Whether its key is gone.
+    async fn look(&mut self, key: &str, lease: i64) -> bool {
+        let recorder = self.client.town.recorder.clone();
+        let (invoked, begun) = (recorder.trace.moment(), recorder.begin(self.client.id, None, Input::get(key)));
+        let request = v1::GetRequest {
+            key: key.to_owned().into(),
+            revision: 0,
+            read: Some(v1::ReadOptions { serializable: false, min_revision: 0 }),
+        };
+        let mut kvs = v1::kv_client::KvClient::new(self.client.way());
+        let answer = ask(PATIENCE, request, |request| async move { kvs.get(request).await }).await;
+        let answer = answer.map(|answer| {
+            let found: Vec<Kv> = answer.kv.into_iter().map(kv).collect();
+            (answer.header.unwrap().revision, Answer::of(vec![Done::Read(found)]))
+        });
+        let outcome = outcome(&recorder, answer);
+        let found = match &outcome {
+            Outcome::Done { answer, .. } => {
+                Some(answer.results.iter().any(|done| matches!(done, Done::Read(kvs) if !kvs.is_empty())))
+            }
+            Outcome::Refused(_) | Outcome::Unknown(_) => None,
+        };
+        recorder.end(begun, outcome);
+        match found {
+            Some(true) => recorder.lease(lease, invoked, Learned::Seen),
+            Some(false) => recorder.lease(lease, invoked, Learned::Gone),
+            None => self.client.move_on(),
+        }
+        found == Some(false)
+    }
+}
