@@ -460,14 +460,14 @@ impl LeaderWatch {
     }
 
     /// Waits until another member than `target` is known to lead. While none is known the old stream stays: what was
-    /// sent on it may still be answered.
+    /// sent on it may still be answered. Once Raft has ended none will be, and the member is about to stop.
     async fn changed_from(&mut self, target: u64) {
         loop {
             if self.metrics.borrow_and_update().current_leader.is_some_and(|leader| leader != target) {
                 return;
             }
             if self.metrics.changed().await.is_err() {
-                return;
+                return std::future::pending().await;
             }
         }
     }

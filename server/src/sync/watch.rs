@@ -6,6 +6,8 @@
 //!   lock: nobody waits for a change that has happened.
 //! - A value and its number belong together: both change under the value's lock.
 //! - A borrowed value keeps senders out: never hold one across an await, nor borrow twice.
+//! - A task that asks again and again for what it is told at once (nobody is left who could change it) lets others run
+//!   in between, as tokio's channels do.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::task::coop::cooperative;
 
 /// A value that is looked at.
 #[derive(Debug)]
@@ -174,7 +177,7 @@ impl<T> Receiver<T> {
 
     /// Waits until there is a value that was not seen, and takes it for seen. Safe to cancel.
     pub async fn changed(&mut self) -> Result<(), Closed> {
-        Changed::of(&self.shared, &mut self.seen).await
+        cooperative(Changed::of(&self.shared, &mut self.seen)).await
     }
 
     /// Waits for a value that is wanted, and sees all until then. Safe to cancel.
@@ -187,7 +190,7 @@ impl<T> Receiver<T> {
                     return Ok(Ref(value));
                 }
             }
-            Changed::of(&self.shared, &mut self.seen).await?;
+            cooperative(Changed::of(&self.shared, &mut self.seen)).await?;
         }
     }
 
@@ -291,6 +294,22 @@ mod tests {
     use futures::{FutureExt as _, StreamExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_answered_at_once_again_and_again_lets_others_run() {
+        let (sender, mut receiver) = channel(0);
+        drop(sender);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let asking = tokio::spawn(async move {
+            while counter.fetch_add(1, Ordering::Relaxed) < 1_000_000 {
+                assert_eq!(receiver.changed().await, Err(Closed));
+            }
+        });
+        tokio::task::yield_now().await;
+        assert!((1..1_000_000).contains(&asked.load(Ordering::Relaxed)), "it ran, and not to its end");
+        asking.abort();
+    }
 
     #[tokio::test]
     async fn who_waits_first_is_woken_first() {
