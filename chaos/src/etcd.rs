@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Nothing is repeated: what was not answered is unknown.
-//! - Only codes by which etcd says that nothing was done count as a refusal.
+//! - Only codes by which etcd says that nothing was done, and a connection that was refused, count as a refusal.
 
 use std::time::Duration;
 
@@ -74,11 +74,16 @@ impl Failed {
                         | Code::AlreadyExists
                 );
                 let text = status.message().to_owned();
-                if refused { Outcome::Refused(text) } else { Outcome::Unknown(text) }
+                if refused || is_not_sent(status) { Outcome::Refused(text) } else { Outcome::Unknown(text) }
             }
             Self::Said(error) => Outcome::Unknown(error.to_string()),
         }
     }
+}
+
+/// There was no connection, so nothing was sent.
+fn is_not_sent(status: &tonic::Status) -> bool {
+    status.code() == Code::Unavailable && status.message() == "tcp connect error"
 }
 
 /// A connection that breaks is told as an internal error by the client's own library.
@@ -157,8 +162,7 @@ impl Etcd {
                     self.seen = found.first().cloned().or(self.seen.take());
                 }
             }
-            Outcome::Refused(_) => {}
-            Outcome::Unknown(_) => self.move_on(),
+            Outcome::Refused(_) | Outcome::Unknown(_) => self.move_on(),
         }
         self.town.recorder.end(begun, outcome.clone());
         outcome
