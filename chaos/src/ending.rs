@@ -105,7 +105,10 @@ pub(crate) async fn log(client: &Client, from: i64, to: i64) -> Result<ChangeLog
     let mut changes = Vec::new();
     let all = client.watch("\0").range_to("").from(Revision(from)).progress(Duration::from_millis(100));
     let mut stream = all.start().await?;
-    while from <= to {
+    if from > to {
+        return Ok(ChangeLog { from, to, changes });
+    }
+    loop {
         let read = tokio::time::timeout(AGREEMENT, stream.next()).await;
         let Ok(Some(item)) = read else {
             return Err(Unfinished::NoLog(format!("after revision {}", stream.next_revision())));

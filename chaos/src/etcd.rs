@@ -10,6 +10,8 @@ use etcd_client::{
     Client, Compare as When, CompareOp, ConnectOptions, Error, GetOptions, PutOptions, ResponseHeader, Txn as Wire,
     TxnOp, TxnOpResponse,
 };
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use quorate_checkers::history::{Answer, Compare, Done, Input, Kv, Outcome, Relation, Span, Target, Txn};
 use tokio::time::timeout;
 use tonic::Code;
@@ -116,7 +118,7 @@ impl Etcd {
         let member = self.dice.below(self.town.plan.endpoints.len());
         let endpoint = self.town.plan.endpoints[member].clone();
         let options = ConnectOptions::new().with_connect_timeout(Duration::from_secs(1));
-        timeout(PATIENCE, Client::connect([endpoint], Some(options))).await.ok()?.ok()
+        timeout(PATIENCE, Box::pin(Client::connect([endpoint], Some(options)))).await.ok()?.ok()
     }
 
     /// The next request goes to whatever other member.
@@ -149,7 +151,8 @@ impl Etcd {
         format!("{}.{}", self.id, self.written)
     }
 
-    pub async fn record(&mut self, input: Input, call: impl Future<Output = Answered>) -> Outcome {
+    /// What is called is boxed: the futures of the library are large.
+    pub async fn record(&mut self, input: Input, call: BoxFuture<'_, Answered>) -> Outcome {
         let begun = self.town.recorder.begin(self.id, input);
         let answered = timeout(PATIENCE, call).await.unwrap_or(Err(Failed::Silence));
         let outcome = match answered {
@@ -174,7 +177,7 @@ impl Etcd {
             let found = answer.kvs().iter().map(etcd_kv).collect();
             Ok((revision(answer.header())?, Answer::of(vec![Done::Read(found)])))
         };
-        self.record(Input::get(key), call).await
+        self.record(Input::get(key), call.boxed()).await
     }
 
     async fn range(&mut self, mut client: Client) {
@@ -185,7 +188,7 @@ impl Etcd {
             let found = answer.kvs().iter().map(etcd_kv).collect();
             Ok((revision(answer.header())?, Answer::of(vec![Done::Read(found)])))
         };
-        self.record(input, call).await;
+        self.record(input, call.boxed()).await;
     }
 
     async fn put(&mut self, mut client: Client, key: &str) {
@@ -196,7 +199,7 @@ impl Etcd {
             let done = Done::Put { key: key.into(), previous: Some(answer.prev_key().map(etcd_kv)) };
             Ok((revision(answer.header())?, Answer::of(vec![done])))
         };
-        self.record(input, call).await;
+        self.record(input, call.boxed()).await;
     }
 
     async fn delete(&mut self, mut client: Client, key: &str) {
@@ -205,7 +208,7 @@ impl Etcd {
             let deleted = u64::try_from(answer.deleted()).map_err(|_| Failed::Odd("deleted less than nothing"))?;
             Ok((revision(answer.header())?, Answer::of(vec![Done::Deleted(deleted)])))
         };
-        self.record(Input::delete(key), call).await;
+        self.record(Input::delete(key), call.boxed()).await;
     }
 
     /// Writes a key if it is at the version seen, else reads it.
@@ -234,6 +237,6 @@ impl Etcd {
             let done = Answer { succeeded: answer.succeeded(), results: results.collect() };
             Ok((revision(answer.header())?, done))
         };
-        self.record(Input::Txn(txn), call).await;
+        self.record(Input::Txn(txn), call.boxed()).await;
     }
 }

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use etcd_client::{Error as EtcdError, LeaseGrantOptions, PutOptions};
+use futures::FutureExt as _;
 use quorate::{LeaseId, Reason};
 use quorate_checkers::history::{Answer, Done, Input, Learned, Outcome, Txn};
 use tokio::time::timeout;
@@ -23,8 +24,8 @@ pub(crate) struct Holder {
 }
 
 enum Wire {
-    Native(Native),
-    Etcd(Etcd),
+    Native(Box<Native>),
+    Etcd(Box<Etcd>),
 }
 
 /// What became of a request about a lease.
@@ -38,11 +39,11 @@ enum Learnt {
 
 impl Holder {
     pub fn native(client: Native) -> Self {
-        Self { wire: Wire::Native(client) }
+        Self { wire: Wire::Native(Box::new(client)) }
     }
 
     pub fn etcd(client: Etcd) -> Self {
-        Self { wire: Wire::Etcd(client) }
+        Self { wire: Wire::Etcd(Box::new(client)) }
     }
 
     pub async fn live(mut self) {
@@ -143,13 +144,11 @@ impl Holder {
                 let options = LeaseGrantOptions::new().with_id(lease.get());
                 let granted =
                     timeout(PATIENCE, client.lease_grant((ttl_ms / 1_000).cast_signed(), Some(options))).await;
-                match granted {
-                    Ok(Ok(granted)) => Learnt::Alive(u64::try_from(granted.ttl()).unwrap_or_default() * 1_000),
-                    Ok(Err(_)) | Err(_) => {
-                        etcd.move_on();
-                        Learnt::Maybe
-                    }
+                if let Ok(Ok(granted)) = granted {
+                    return Learnt::Alive(u64::try_from(granted.ttl()).unwrap_or_default() * 1_000);
                 }
+                etcd.move_on();
+                Learnt::Maybe
             }
         }
     }
@@ -165,13 +164,13 @@ impl Holder {
                     Learnt::Maybe
                 }
             },
-            Wire::Etcd(etcd) => match renew_etcd(etcd, lease).await {
-                Ok(learnt) => learnt,
-                Err(_) => {
-                    etcd.move_on();
-                    Learnt::Maybe
+            Wire::Etcd(etcd) => {
+                if let Ok(learnt) = renew_etcd(etcd, lease).await {
+                    return learnt;
                 }
-            },
+                etcd.move_on();
+                Learnt::Maybe
+            }
         }
     }
 
@@ -199,7 +198,7 @@ impl Holder {
                     let done = Done::Put { key: key.into(), previous: None };
                     Ok((revision(answer.header())?, Answer::of(vec![done])))
                 };
-                etcd.record(input, call).await
+                etcd.record(input, call.boxed()).await
             }
         };
         matches!(outcome, Outcome::Done { .. })
@@ -282,5 +281,5 @@ async fn renew_etcd(etcd: &mut Etcd, lease: LeaseId) -> Told<Learnt> {
             Err(error) => Err(error.to_string()),
         }
     };
-    timeout(PATIENCE, renewing).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    timeout(PATIENCE, renewing.boxed()).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }

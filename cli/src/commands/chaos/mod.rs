@@ -134,7 +134,7 @@ async fn story(args: &ChaosArgs, nemesis: &mut Nemesis, dice: &Dice, narrator: N
         }
     }
     judge(&report.violations())?;
-    if !args.local { refusal::clean(&args.prefix, &endpoints).await } else { Ok(()) }
+    if args.local { Ok(()) } else { refusal::clean(&args.prefix, &endpoints).await }
 }
 
 fn subject(args: &ChaosArgs, dice: &Dice, endpoints: &[String], finished: &Finished) -> Subject {
