@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::netns::Network;
 
-use crate::histories::{pass, start};
+use crate::histories::{Run, pass, start};
 
 /// Packets are delayed by so much, where the kernel can do that.
 const DELAY: Duration = Duration::from_millis(60);
@@ -20,61 +20,64 @@ async fn whoever_is_cut_off_under_load_every_promise_is_kept() {
     let mut run = start(&cluster, Duration::from_secs(3)).await;
     while run.is_in_trouble() {
         let leader = cluster.wait_for_leader().await;
-        let (one, two) = ((leader + 1) % 3, (leader + 2) % 3);
-        let time = run.dice.between_ms(1_500, 4_000);
-        let recorder = run.load.recorder().clone();
-        let fault = match run.dice.below(6) {
-            0 => {
-                let fault = recorder.fault(format!("{leader}, which leads, is cut off from all"));
-                network.cut(leader);
-                pass(time).await;
-                network.mend(leader);
-                fault
-            }
-            1 => {
-                let fault =
-                    recorder.fault(format!("{leader}, which leads, is cut off from the others, not from clients"));
-                sever_both(&network, leader, &[one, two]);
-                pass(time).await;
-                rejoin_both(&network, leader, &[one, two]);
-                fault
-            }
-            2 => {
-                let fault = recorder.fault(format!("what {leader}, which leads, sends to the others is lost"));
-                [one, two].iter().for_each(|other| network.sever(leader, *other));
-                pass(time).await;
-                [one, two].iter().for_each(|other| network.rejoin(leader, *other));
-                fault
-            }
-            3 => {
-                let fault = recorder.fault(format!("{leader}, which leads, does not hear {one}, nor {one} hear {two}"));
-                network.sever(one, leader);
-                network.sever(two, one);
-                pass(time).await;
-                network.rejoin(one, leader);
-                network.rejoin(two, one);
-                fault
-            }
-            4 if network.delay(leader, Some(DELAY)) => {
-                let fault = recorder.fault(format!("packets to {leader}, which leads, take {DELAY:?}"));
-                pass(time).await;
-                network.delay(leader, None);
-                fault
-            }
-            _ => {
-                let fault = recorder.fault(format!("the cable of {leader}, which leads, is loose"));
-                for _ in 0..run.dice.below(12) {
-                    network.cut(leader);
-                    pass(run.dice.between_ms(20, 200)).await;
-                    network.mend(leader);
-                    pass(run.dice.between_ms(20, 300)).await;
-                }
-                fault
-            }
-        };
+        let fault = trouble(&mut run, &network, leader).await;
         run.healed(fault, &cluster).await;
     }
     run.end(&cluster).await;
+}
+
+/// Does something to the network of the leader, for a while; its number among the faults.
+async fn trouble(run: &mut Run, network: &Network, leader: usize) -> usize {
+    let (one, two) = ((leader + 1) % 3, (leader + 2) % 3);
+    let time = run.dice.between_ms(1_500, 4_000);
+    let recorder = run.load.recorder().clone();
+    let begins = |what: &str| recorder.fault(format!("{leader} leads: {what}"));
+    let fault;
+    match run.dice.below(6) {
+        0 => {
+            fault = begins("it is cut off from all");
+            network.cut(leader);
+            pass(time).await;
+            network.mend(leader);
+        }
+        1 => {
+            fault = begins("it is cut off from the others, not from clients");
+            sever_both(network, leader, &[one, two]);
+            pass(time).await;
+            rejoin_both(network, leader, &[one, two]);
+        }
+        2 => {
+            fault = begins("what it sends to the others is lost");
+            network.sever(leader, one);
+            network.sever(leader, two);
+            pass(time).await;
+            network.rejoin(leader, one);
+            network.rejoin(leader, two);
+        }
+        3 => {
+            fault = begins(&format!("it does not hear {one}, nor {one} {two}"));
+            network.sever(one, leader);
+            network.sever(two, one);
+            pass(time).await;
+            network.rejoin(one, leader);
+            network.rejoin(two, one);
+        }
+        4 if network.delay(leader, Some(DELAY)) => {
+            fault = begins(&format!("packets to it take {DELAY:?}"));
+            pass(time).await;
+            network.delay(leader, None);
+        }
+        _ => {
+            fault = begins("its cable is loose");
+            for _ in 0..4 + run.dice.below(10) {
+                network.cut(leader);
+                pass(run.dice.between_ms(20, 200)).await;
+                network.mend(leader);
+                pass(run.dice.between_ms(20, 300)).await;
+            }
+        }
+    }
+    fault
 }
 
 fn sever_both(network: &Network, member: usize, others: &[usize]) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quorate_tests::checkers::history::{
-    Action, Answer, Change, Done, History, Input, Learned, LeaseFact, Outcome, Span, Told,
+    Action, Answer, Change, Done, History, Input, Kv, Learned, LeaseFact, Outcome, Span, Told,
 };
 use quorate_tests::checkers::{Tolerance, check};
 use quorate_tests::cluster::Cluster;
@@ -46,28 +46,9 @@ fn forget(history: &mut History, revision: i64) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_thing_that_is_not_as_it_was_is_noticed() {
-    let cluster = Cluster::start(1).await;
-    let run = start(&cluster, Duration::from_secs(3)).await;
-    run.go_on(1_000).await;
-    let history = run.end(&cluster).await.history;
-
-    let mut lost = history.clone();
-    let (_, revision) = last_put(&lost);
-    forget(&mut lost, revision);
-    rejected(&lost, "an acknowledged write that is lost");
-
-    let mut other = history.clone();
-    let (place, _) = last_put(&other);
-    if let Input::Txn(txn) = &mut other.operations[place].input {
-        let Action::Put { value, .. } = &mut txn.then[0] else { panic!("it is a put") };
-        *value = "something else".into();
-    }
-    rejected(&other, "a value that nobody wrote");
-
-    let mut stale = history.clone();
-    let read = stale.operations.iter_mut().rev().find_map(|operation| {
+/// A linearizable read of one key that was there.
+fn a_read(history: &mut History) -> &mut Vec<Kv> {
+    let found = history.operations.iter_mut().rev().find_map(|operation| {
         let whole = matches!(&operation.input, Input::Txn(txn) if !txn.serializable
             && matches!(txn.then.as_slice(), [Action::Read { span: Span::Key(_), .. }]));
         match &mut operation.outcome {
@@ -78,45 +59,69 @@ async fn one_thing_that_is_not_as_it_was_is_noticed() {
             _ => None,
         }
     });
-    read.expect("somebody read a key").clear();
-    rejected(&stale, "a read that does not see a write before it");
+    found.expect("somebody read a key")
+}
 
-    for etcd in [false, true] {
-        let mut swapped = history.clone();
-        let mut watches = swapped.watches.iter_mut().filter(|watch| watch.name.contains("etcd") == etcd);
-        let told = watches.find_map(|watch| {
-            let events: Vec<usize> =
-                (0..watch.told.len()).filter(|at| matches!(watch.told[*at], Told::Events { .. })).collect();
-            (events.len() > 1).then(|| (&mut watch.told, events[0], events[1]))
-        });
-        let (told, one, two) = told.expect("a watch was told something");
-        told.swap(one, two);
-        rejected(&swapped, "two messages of a watch in the wrong order");
-    }
-
-    let mut missed = history.clone();
-    let told = missed.watches.iter_mut().flat_map(|watch| &mut watch.told);
-    let mut messages = told.filter_map(|told| match told {
-        Told::Events { events, .. } if !events.is_empty() => Some(events),
-        _ => None,
+/// A watch of one wire that was told of changes at least twice: what it was told, and where the first two are.
+fn a_watch(history: &mut History, etcd: bool) -> (&mut Vec<Told>, usize, usize) {
+    let mut watches = history.watches.iter_mut().filter(|watch| watch.name.contains("etcd") == etcd);
+    let found = watches.find_map(|watch| {
+        let is_events = |at: &usize| matches!(watch.told[*at], Told::Events { .. });
+        let events: Vec<usize> = (0..watch.told.len()).filter(is_events).collect();
+        (events.len() > 1).then(|| (&mut watch.told, events[0], events[1]))
     });
-    messages.next().expect("a watch was told something").remove(0);
-    rejected(&missed, "an event that a watch missed");
+    found.expect("a watch was told something")
+}
 
-    let mut early = history.clone();
-    let fact = early.leases.iter_mut().find(|fact| matches!(fact.what, Learned::Alive { .. }));
+/// A lease of which its holder is told that it is gone right after it was granted for an hour.
+fn end_early(history: &mut History) {
+    let fact = history.leases.iter_mut().find(|fact| matches!(fact.what, Learned::Alive { .. }));
     let fact = fact.expect("a lease was granted");
     fact.what = Learned::Alive { ttl_ms: 3_600_000 };
     let (lease, until) = (fact.lease, fact.completed);
-    early.leases.retain(|fact| fact.lease != lease || fact.completed <= until);
-    early.leases.push(LeaseFact { lease, invoked: until + 1, completed: until + 2, what: Learned::Gone });
-    rejected(&early, "a lease that ended early");
+    history.leases.retain(|fact| fact.lease != lease || fact.completed <= until);
+    history.leases.push(LeaseFact { lease, invoked: until + 1, completed: until + 2, what: Learned::Gone });
+}
 
-    let mut both = history;
-    let mut held: Vec<_> = both.holds.iter_mut().filter(|hold| hold.token.is_some()).collect();
+/// Whoever holds the lock first claims it until the second has it.
+fn hold_longer(history: &mut History) {
+    let mut held: Vec<_> = history.holds.iter_mut().filter(|hold| hold.token.is_some()).collect();
     held.sort_by_key(|hold| hold.token);
     assert!(held.len() > 1, "the lock was held once only");
-    let later = held[1].completed;
-    held[0].ended = Some(later + 1);
-    rejected(&both, "two that hold one lock");
+    held[0].ended = Some(held[1].completed + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_thing_that_is_not_as_it_was_is_noticed() {
+    let cluster = Cluster::start(1).await;
+    let run = start(&cluster, Duration::from_secs(3)).await;
+    run.go_on(1_000).await;
+    let history = run.end(&cluster).await.history;
+    let tampered = |what: &str, tamper: &dyn Fn(&mut History)| {
+        let mut other = history.clone();
+        tamper(&mut other);
+        rejected(&other, what);
+    };
+
+    let (place, revision) = last_put(&history);
+    tampered("an acknowledged write that is lost", &|history| forget(history, revision));
+    tampered("a value that nobody wrote", &|history| {
+        let Input::Txn(txn) = &mut history.operations[place].input else { panic!("it is a put") };
+        let Action::Put { value, .. } = &mut txn.then[0] else { panic!("it is a put") };
+        *value = "something else".into();
+    });
+    tampered("a read that does not see a write before it", &|history| a_read(history).clear());
+    for etcd in [false, true] {
+        tampered("two messages of a watch in the wrong order", &|history| {
+            let (told, one, two) = a_watch(history, etcd);
+            told.swap(one, two);
+        });
+        tampered("an event that a watch missed", &|history| {
+            let (told, one, _) = a_watch(history, etcd);
+            let Told::Events { events, .. } = &mut told[one] else { panic!("it is events") };
+            events.remove(0);
+        });
+    }
+    tampered("a lease that ended early", &end_early);
+    tampered("two that hold one lock", &hold_longer);
 }
