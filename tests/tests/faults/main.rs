@@ -9,6 +9,7 @@
 
 mod cut;
 mod disks;
+mod dropped;
 mod histories;
 mod killed;
 mod many;
