@@ -69,6 +69,8 @@ async fn a_cluster_of_others_is_broken_only_where_and_when_its_owner_says_so() {
 
     let client = cluster.client().await;
     client.put("/mine/own", "1").await.unwrap();
+    // Not below the prefix, but before what is.
+    client.put("/mine-too", "1").await.unwrap();
     let refused = chaos(temp_dir.path(), &["--endpoints", &endpoints, consent, "--prefix", "/mine"]);
     assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
     assert!(said(&refused).contains("/mine/own stands there"), "{}", said(&refused));

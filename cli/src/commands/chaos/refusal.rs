@@ -24,9 +24,9 @@ pub async fn look(args: &ChaosArgs, connection: &Connection) -> Result<(), Failu
         ));
     }
     let client = connection.open()?;
-    let found = client.range(args.prefix.clone(), format!("{}0", args.prefix)).limit(1).await?;
-    let inside = |key: &[u8]| key == args.prefix.as_bytes() || key.starts_with(format!("{}/", args.prefix).as_bytes());
-    match found.kvs.iter().find(|kv| inside(&kv.key)) {
+    let below = client.range(format!("{}/", args.prefix), format!("{}0", args.prefix)).limit(1).await?;
+    let found = client.get(args.prefix.clone()).await?.kv.or(below.kvs.into_iter().next());
+    match found {
         None => Ok(()),
         Some(kv) => Err(Failure::Precondition(format!(
             "{} is not empty: {} stands there; delete it, or choose another place with --prefix",
