@@ -9,7 +9,7 @@ BIN = $(CARGO_TARGET_DIR)/debug/quorate
 RELEASE = $(CARGO_TARGET_DIR)/release-bench/release/quorate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo example test flaws foreign differential fuzz simulate verify fix restart release bench clean
+.PHONY: help setup build demo example test flaws foreign differential fuzz simulate soak verify fix restart release bench clean
 
 help:
 	@echo "make demo    build, then show a three-member cluster at work on this machine"
@@ -19,6 +19,7 @@ help:
 	@echo "make fuzz SECONDS=60  throw damaged bytes at every decoder, so long at each"
 	@echo "make simulate SEEDS=1000  run more clusters under simulated faults; SEED=7 replays one"
 	@echo "make flaws SEEDS=20  put one bug after the other in, and count the seeds until each is found"
+	@echo "make soak HOURS=8  real members under load and faults, checked minute by minute (MINUTES=5 for less)"
 	@echo "make verify  format, lints, documentation, tidiness: changes nothing"
 	@echo "make fix     format and mend what can be mended by itself"
 	@echo "make restart measure restarts of one and of three members with a million keys"
@@ -72,6 +73,13 @@ simulate: setup
 flaws: setup
 	@scripts/announce-build
 	QUORATE_BUGS=$(SEEDS) $(CARGO) test --locked --workspace --test simulation -- --nocapture a_bug_that
+
+# Hours, not for CI: docs/reliability.md.
+HOURS ?= 1
+MINUTES ?= $(shell expr $(HOURS) \* 60)
+soak: build
+	$(CARGO) build --locked --workspace --examples
+	$(CARGO_TARGET_DIR)/debug/examples/soak $(MINUTES)
 
 verify: setup
 	@scripts/announce-build

@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    compact, completions, demo, elect, kv, lease, lock, member, serve, service, snapshot, status, tree, txn, watch,
+    chaos, compact, completions, demo, elect, kv, lease, lock, member, serve, service, snapshot, status, tree, txn,
+    watch,
 };
 use crate::failure::EXIT_CODES;
 use crate::input;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Start a three-member cluster here, show what it does, and check it
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
+    /// Break a test cluster on purpose, and check that every promise is kept
+    #[command(after_help = chaos::EXAMPLES)]
+    Chaos(Box<chaos::ChaosArgs>),
     /// Print the value of a key
     #[command(after_help = kv::GET_EXAMPLES)]
     Get(kv::GetArgs),

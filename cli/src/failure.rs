@@ -20,6 +20,7 @@ Exit codes:
   6    outcome unknown: the write may or may not have happened; read before you repeat it
   7    busy: the lock is held by others, or somebody else leads, for all of --wait; or --try was said
   8    lost: the lock or the leadership was lost while it was held, and the command was ended
+  9    violated: chaos found a promise that was not kept
   130  interrupted by Ctrl-C
 lock and elect pass on the exit code of the command that they ran.";
 
@@ -50,6 +51,9 @@ pub enum Failure {
     /// What was held was lost.
     #[error("{0}")]
     Lost(String),
+    /// A promise was not kept.
+    #[error("{0}")]
+    Violated(String),
     /// The exit code of a command that was run.
     #[error("the command ended with code {0}")]
     Command(u8),
@@ -79,6 +83,7 @@ impl Failure {
             Self::OutcomeUnknown(_) => 6,
             Self::Busy(_) => 7,
             Self::Lost(_) => 8,
+            Self::Violated(_) => 9,
             Self::Command(code) => *code,
             Self::Interrupted => 130,
         }
@@ -96,6 +101,7 @@ impl Failure {
             Self::OutcomeUnknown(_) => "outcome_unknown",
             Self::Busy(_) => "busy",
             Self::Lost(_) => "lost",
+            Self::Violated(_) => "violated",
             Self::Command(_) => "command",
             Self::Interrupted => "interrupted",
         }
@@ -134,6 +140,7 @@ mod tests {
             Failure::OutcomeUnknown(text()),
             Failure::Busy(text()),
             Failure::Lost(text()),
+            Failure::Violated(text()),
             Failure::Interrupted,
         ];
         let codes: Vec<String> = all.iter().map(|failure| failure.exit_code().to_string()).collect();

@@ -4,6 +4,7 @@
 //! - A call that is alone goes at once: nothing waits for company.
 //! - When the stream breaks, each call on it learns at once whether it was sent; what was not sent never happened.
 //! - A call whose future is dropped before it was sent is not sent.
+//! - A lane that is dropped ends its outgoing half, which would keep the connection open for ever.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -57,6 +58,8 @@ struct State {
     waker: Option<Waker>,
     /// The member does not know the service.
     unsupported: bool,
+    /// The lane is gone.
+    closed: bool,
 }
 
 struct Waiting {
@@ -101,6 +104,16 @@ impl Lane {
         traffic.work.notify_one();
         let _owed = Owed { traffic, tag };
         answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut state = self.traffic.state.lock();
+        state.closed = true;
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -173,7 +186,10 @@ impl Traffic {
     fn end(&self, status: &Status) {
         let mut state = self.state.lock();
         state.stream += 1;
-        state.waker = None;
+        // The outgoing half ends with it, whoever ended it.
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
         state.unsupported |= status.code() == Code::Unimplemented;
         let error = if state.unsupported { unsupported(&self.address) } else { broken(status, &self.address) };
         // However the stream ended, single calls on it may have been taken up before; unless there never was one.
@@ -199,7 +215,7 @@ impl Stream for Outgoing {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.traffic.state.lock();
-        if state.stream != self.stream {
+        if state.closed || state.stream != self.stream {
             return Poll::Ready(None);
         }
         let items = state.fill();

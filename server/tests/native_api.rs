@@ -166,6 +166,27 @@ async fn request_ids_a_write_sent_twice_is_applied_once() {
     doors.stop().await;
 }
 
+/// A put or a delete that asks for what stood there, whose answer is lost and which is sent again under its id, was answered
+/// as if nothing had stood there. What stood there is not remembered; but that must be said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_sent_twice_does_not_claim_that_nothing_stood_there() {
+    let doors = Doors::single().await;
+    let mut kv = doors.kv();
+    kv.put(put("/a", "1")).await.unwrap();
+    let id = |sequence| Some(v1::WriteId { client_id: 77, sequence, lowest_unacknowledged: 1, seen_log_index: 0 });
+    let over = || v1::PutRequest { id: id(1), return_previous: true, ..put("/a", "2") };
+    let first = kv.put(over()).await.unwrap().into_inner();
+    assert_eq!((first.previous.unwrap().value, first.replayed), ("1".into(), false));
+    let again = kv.put(over()).await.unwrap().into_inner();
+    assert_eq!((again.previous, again.replayed), (None, true));
+    let gone = || v1::DeleteRequest { id: id(2), key: "/a".into(), return_previous: true, ..Default::default() };
+    let first = kv.delete(gone()).await.unwrap().into_inner();
+    assert_eq!((first.deleted, first.previous.len(), first.replayed), (1, 1, false));
+    let again = kv.delete(gone()).await.unwrap().into_inner();
+    assert_eq!((again.deleted, again.previous.len(), again.replayed), (1, 0, true));
+    doors.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_with_code_and_details() {
     let doors = Doors::single().await;

@@ -12,7 +12,8 @@ use std::path::{Component, Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Crates and folders that hold code of the workspace.
-const CODE: [&str; 8] = ["proto", "state", "server", "client", "cli", "tests", "bench", "examples"];
+const CODE: [&str; 10] =
+    ["proto", "state", "server", "client", "checkers", "chaos", "cli", "tests", "bench", "examples"];
 
 fn root() -> PathBuf {
     // Not what it was when this was compiled: a target directory may serve several checkouts.

@@ -7,8 +7,10 @@
 
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a harness of tests: it fails them by panicking")]
 
+pub use quorate_chaos as chaos;
+pub use quorate_checkers as checkers;
+
 pub mod address;
-pub mod checkers;
 pub mod cluster;
 pub mod etcd;
 pub mod load;

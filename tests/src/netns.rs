@@ -7,6 +7,7 @@
 use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 /// A switch with a namespace for each member. This process is connected, too.
 pub struct Network {
@@ -75,6 +76,36 @@ impl Network {
     pub fn mend(&self, i: usize) {
         ip(&format!("link set {} master {}", self.port(i), self.switch)).expect("put a cable back");
     }
+
+    /// From now on what member `i` sends to member `j` is lost, and nothing else.
+    pub fn sever(&self, i: usize, j: usize) {
+        // It is sent to a card that nobody has.
+        let (namespace, to) = (&self.namespaces[i], self.address(j));
+        ip(&format!("-n {namespace} neigh replace {to} lladdr 02:00:00:00:00:01 nud permanent dev eth0"))
+            .expect("send packets nowhere");
+    }
+
+    /// What member `i` sends reaches member `j` again.
+    pub fn rejoin(&self, i: usize, j: usize) {
+        let (namespace, to) = (&self.namespaces[i], self.address(j));
+        ip(&format!("-n {namespace} neigh del {to} dev eth0")).expect("send packets where they belong");
+    }
+
+    /// Delays every packet to member `i`, or does not any more. `false`, having said why, where the kernel cannot.
+    pub fn delay(&self, i: usize, time: Option<Duration>) -> bool {
+        let port = self.port(i);
+        let asked = match time {
+            Some(time) => format!("qdisc replace dev {port} root netem delay {}ms", time.as_millis()),
+            None => format!("qdisc del dev {port} root"),
+        };
+        match run("tc", &asked) {
+            Ok(()) => true,
+            Err(why) => {
+                println!("PASSED OVER: packets cannot be delayed here: {why}");
+                false
+            }
+        }
+    }
 }
 
 impl Drop for Network {
@@ -91,7 +122,12 @@ impl Drop for Network {
 }
 
 fn ip(arguments: &str) -> io::Result<()> {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output()?;
-    let said = || io::Error::other(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    run("ip", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> io::Result<()> {
+    let output = Command::new(program).args(arguments.split_whitespace()).output()?;
+    let said =
+        || io::Error::other(format!("{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()));
     if output.status.success() { Ok(()) } else { Err(said()) }
 }

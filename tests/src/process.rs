@@ -107,6 +107,12 @@ impl Process {
         self.proc_status("VmHWM:")
     }
 
+    /// Files and sockets that it has open now.
+    pub fn open_files(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
+        open.map_or(0, |entries| entries.count() as u64)
+    }
+
     /// CPU that it has used so far, of all its threads.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();

@@ -210,12 +210,18 @@ pub async fn put(args: PutArgs, client: &Client, output: Output) -> Result<(), F
     output.either(
         || {
             let lease = written.lease.map(|lease| format!(", lease {lease}")).unwrap_or_default();
-            let previous = written.previous.as_ref().map(|kv| format!(", before: {}", short_value(&kv.value)));
+            let lost =
+                (args.previous && written.replayed).then(|| ", before: not known, as it was sent twice".to_owned());
+            let previous = written.previous.as_ref().map(|kv| format!(", before: {}", short_value(&kv.value))).or(lost);
             format!("{} at revision {revision}{lease}{}", printable(&written.key), previous.unwrap_or_default())
         },
         || {
             let previous = written.previous.as_ref().map(|kv| render::key_value(kv, true));
-            let rest = json!({"revision": revision.get(), "lease": render::lease(written.lease), "previous": previous});
+            let lease = render::lease(written.lease);
+            let mut rest = json!({"revision": revision.get(), "lease": lease, "previous": previous});
+            if written.replayed {
+                rest["replayed"] = true.into();
+            }
             render::with_key(&written.key, rest)
         },
     )

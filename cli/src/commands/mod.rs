@@ -1,9 +1,10 @@
 //! One file for each verb, or for a family of verbs, and the way from arguments to them.
 //!
 //! Invariants:
-//! - A client verb ends at Ctrl-C with exit code 130; `serve`, `demo`, `lock`, `elect` and `service register` handle signals
+//! - A client verb ends at Ctrl-C with exit code 130; `serve`, `demo`, `chaos`, `lock`, `elect` and `service register` handle signals
 //!   themselves, because they have something to clean up.
 
+pub mod chaos;
 pub mod compact;
 pub mod completions;
 pub mod demo;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Snapshot(snapshot::SnapshotCommand::Restore(args)) => snapshot::restore(&args, output),
         Command::Demo(args) => block_on(demo::run(args, output)),
+        Command::Chaos(args) => block_on(chaos::run(*args, &Connection::new(&cli.global), output)),
         Command::Lock(args) => block_on(lock::run(*args, &Connection::new(&cli.global), output)),
         Command::Elect(args) => block_on(elect::run(*args, &Connection::new(&cli.global), output)),
         Command::Service(service::ServiceCommand::Register(args)) => {
@@ -72,6 +74,7 @@ async fn client_verb(command: Command, connection: Connection, output: Output) -
         // Not for clients; `run` has dealt with them.
         Command::Serve(_)
         | Command::Demo(_)
+        | Command::Chaos(_)
         | Command::Completions(_)
         | Command::Snapshot(_)
         | Command::Lock(_)

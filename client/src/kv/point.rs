@@ -188,6 +188,9 @@ pub struct PutResponse {
     pub previous: Option<KeyValue>,
     /// The key's lease now: given, kept or made.
     pub lease: Option<LeaseId>,
+    /// The cluster knew this write from an earlier attempt, whose answer was lost: `previous` is not given again, whatever
+    /// stood there.
+    pub replayed: bool,
 }
 
 impl PutResponse {
@@ -210,6 +213,7 @@ impl From<v1::PutResponse> for PutResponse {
             key: answer.key,
             previous: answer.previous.map(Into::into),
             lease: LeaseId::new(answer.lease_id),
+            replayed: answer.replayed,
         }
     }
 }
@@ -282,6 +286,8 @@ pub struct DeleteResponse {
     pub deleted: u64,
     /// What stood there before, when asked for.
     pub previous: Vec<KeyValue>,
+    /// The cluster knew this write from an earlier attempt, whose answer was lost: `previous` is not given again.
+    pub replayed: bool,
 }
 
 impl From<v1::DeleteResponse> for DeleteResponse {
@@ -290,6 +296,7 @@ impl From<v1::DeleteResponse> for DeleteResponse {
             header: answer.header.into(),
             deleted: u64::try_from(answer.deleted).unwrap_or_default(),
             previous: answer.previous.into_iter().map(Into::into).collect(),
+            replayed: answer.replayed,
         }
     }
 }

@@ -46,6 +46,7 @@ pub fn put(done: PutDone, header: Option<v1::Header>, log_index: u64) -> v1::Put
         previous: done.previous.map(key_value),
         lease_id: LeaseId::wire(done.lease),
         log_index,
+        replayed: false,
     }
 }
 
@@ -56,6 +57,7 @@ pub fn delete(done: DeleteDone, header: Option<v1::Header>, log_index: u64) -> v
         deleted: count(done.deleted),
         previous: done.previous.into_iter().map(key_value).collect(),
         log_index,
+        replayed: false,
     }
 }
 

@@ -1,9 +1,9 @@
-//! The demo's members: child processes of this same binary, in a temporary directory.
+//! Members of the demo and of `chaos`: child processes of this same binary, in a temporary directory.
 //!
 //! Invariants:
 //! - No child outlives its `Members`: stop asks, drop kills.
 //! - A member keeps its addresses and its directory over restarts.
-//! - Children are in process groups of their own, so Ctrl-C reaches only the demo, which then stops them in order.
+//! - Children are in process groups of their own, so Ctrl-C reaches only this process, which then stops them in order.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -55,9 +55,9 @@ pub struct Members {
 }
 
 impl Members {
-    /// Chooses addresses and directories for `count` members; starts none.
-    pub fn prepare(count: usize) -> Result<Self, Failure> {
-        let dir = tempfile::Builder::new().prefix("quorate-demo-").tempdir();
+    /// Chooses addresses and directories for `count` members, below a directory whose name begins so; starts none.
+    pub fn prepare(prefix: &str, count: usize) -> Result<Self, Failure> {
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir();
         let dir = dir.map_err(|error| Failure::io("cannot make a temporary directory", &error))?;
         let addresses = free_addresses(2 * count).map_err(|error| Failure::io("cannot find free ports", &error))?;
         let member = |(index, pair): (usize, &[String])| {
@@ -118,6 +118,25 @@ impl Members {
         Ok(())
     }
 
+    /// Sends a signal to a member, if it runs.
+    pub fn signal(&self, index: usize, signal: Signal) {
+        if let Some(pid) = self.all[index].process_id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Asks a member to stop and waits; kills it if it does not.
+    pub async fn stop_one(&mut self, index: usize) -> Result<(), Failure> {
+        self.signal(index, Signal::TERM);
+        if let Some(mut child) = self.all[index].child.take()
+            && timeout_at(Instant::now() + STOP_WITHIN, child.wait()).await.is_err()
+        {
+            child.kill().await.map_err(|error| Failure::io("cannot kill a member", &error))?;
+        }
+        Ok(())
+    }
+
     /// Fails if a member that should run has ended by itself.
     pub fn check_alive(&mut self) -> Result<(), Failure> {
         for member in &mut self.all {
@@ -138,11 +157,8 @@ impl Members {
 
     /// Asks all to stop and waits; kills those that do not. The directory is removed.
     pub async fn stop(mut self) -> Result<(), Failure> {
-        for member in &self.all {
-            if let Some(pid) = member.process_id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-                // It may have ended by itself meanwhile.
-                let _ = kill_process(pid, Signal::TERM);
-            }
+        for index in 0..self.all.len() {
+            self.signal(index, Signal::TERM);
         }
         let deadline = Instant::now() + STOP_WITHIN;
         for member in &mut self.all {
@@ -171,7 +187,7 @@ mod tests {
 
     #[test]
     fn every_member_gets_two_addresses_of_its_own() {
-        let members = Members::prepare(3).unwrap();
+        let members = Members::prepare("quorate-demo-", 3).unwrap();
         let addresses: BTreeSet<&String> =
             members.all.iter().flat_map(|member| [&member.client_address, &member.peer_address]).collect();
         assert_eq!(addresses.len(), 6);

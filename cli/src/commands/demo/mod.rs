@@ -4,9 +4,9 @@
 //! - Whatever happens (success, a failed claim, Ctrl-C), the members are stopped and the directory is removed.
 //! - Nothing is claimed that was not measured or compared; a claim that fails ends the demo with an error.
 
-mod members;
-mod narrator;
-mod observer;
+pub mod members;
+pub mod narrator;
+pub mod observer;
 mod story;
 mod writer;
 
@@ -51,7 +51,7 @@ pub struct DemoArgs {
 /// Runs it.
 pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
     let narrator = Narrator::new(output);
-    let mut members = Members::prepare(3)?;
+    let mut members = Members::prepare("quorate-demo-", 3)?;
     let told = tokio::select! {
         biased;
         failure = interrupted() => Err(failure),
@@ -98,7 +98,7 @@ async fn keep(members: &Members, narrator: Narrator) -> Result<(), Failure> {
 }
 
 /// Completes at Ctrl-C, or when asked to end.
-async fn interrupted() -> Failure {
+pub async fn interrupted() -> Failure {
     let (terminate, hang_up) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut hang_up)) = (terminate, hang_up) else {
         return Failure::Failed("cannot listen for signals".to_owned());

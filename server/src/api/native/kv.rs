@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - Each method is one read or one command.
+//! - An answer that a retry brought back, without values that were asked for, says so.
 
 use std::sync::Arc;
 
@@ -26,7 +27,10 @@ pub async fn put(rooms: &Rooms, request: v1::PutRequest, deadline: Instant) -> R
     let put = validate::put(request, &rooms.limits)?;
     let written = rooms.write(id, Command::Put(put), deadline).await?;
     match written.done {
-        Done::Put(done) => Ok(convert::put(done, Some(written.header), written.log_index)),
+        Done::Put(done) => {
+            let response = convert::put(done, Some(written.header), written.log_index);
+            Ok(v1::PutResponse { replayed: written.replayed, ..response })
+        }
         done => Err(odd(&done)),
     }
 }
@@ -41,7 +45,10 @@ pub async fn delete(
     let delete = validate::delete(request)?;
     let written = rooms.write(id, Command::Delete(delete), deadline).await?;
     match written.done {
-        Done::Delete(done) => Ok(convert::delete(done, Some(written.header), written.log_index)),
+        Done::Delete(done) => {
+            let response = convert::delete(done, Some(written.header), written.log_index);
+            Ok(v1::DeleteResponse { replayed: written.replayed, ..response })
+        }
         done => Err(odd(&done)),
     }
 }
