@@ -63,7 +63,7 @@ differential: build foreign
 SECONDS ?= 60
 fuzz: setup
 	@scripts/announce-build
-	QUORATE_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --workspace --lib -- --nocapture --test-threads 1 fuzz::
+	QUORATE_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --workspace --lib --bins -- --nocapture --test-threads 1 fuzz::
 
 # Whole clusters, each in one thread: docs/simulation.md.
 simulate: setup

@@ -11,6 +11,7 @@
 //! - A stream that ends early, or has a bit flipped anywhere, is refused; what was unpacked of it is removed.
 //! - Files land in the directory asked for and nowhere else: a name is a plain file name.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -249,10 +250,16 @@ impl<R: Read> Unpacker<R> {
 
     fn run(mut self, mut create: impl FnMut(&str) -> io::Result<Option<File>>) -> Result<Contents, ArchiveError> {
         let note = self.header()?;
-        let mut files = Vec::new();
+        let (mut files, mut names) = (Vec::new(), HashSet::new());
         loop {
             match self.array::<1>("the kind of a part")? {
-                [FILE] => files.push(self.file(&mut create)?),
+                [FILE] => {
+                    let (name, bytes) = self.file(&mut create)?;
+                    if !names.insert(name.clone()) {
+                        return Err(ArchiveError::Damaged { what: format!("{name} stands there twice") });
+                    }
+                    files.push((name, bytes));
+                }
                 [TRAILER] => break,
                 [other] => return Err(ArchiveError::Damaged { what: format!("a part has the unknown kind {other}") }),
             }
@@ -359,6 +366,9 @@ fn length_u32(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
+#[cfg(test)]
+#[path = "archive/fuzz.rs"]
+mod fuzz;
 #[cfg(test)]
 #[path = "archive/tests.rs"]
 mod tests;

@@ -224,6 +224,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LenientSocket<S> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use tokio::io::AsyncReadExt as _;

@@ -404,5 +404,7 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 #[path = "data_dir/tests.rs"]
 mod tests;

@@ -11,6 +11,8 @@ pub mod consensus;
 pub mod data_dir;
 mod ephemeral;
 pub mod error;
+#[cfg(test)]
+mod fuzzing;
 pub mod leader;
 mod pump;
 pub mod recipes;

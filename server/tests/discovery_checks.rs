@@ -220,3 +220,23 @@ async fn the_checks_of_a_member_that_dies_move_to_others() {
     assert!(found.instances.is_empty());
     three.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_too_long_for_its_checks_stops_no_member() {
+    let doors = Doors::single().await;
+    let server = Server::start().await;
+    let document =
+        r#"{"address":"10.0.0.9","port":1,"checks":[{"ttl_ms":1000,"interval_ms":1000,"status":"passing"}]}"#;
+    // As long as a key may be; the one that says that a report came would be longer.
+    let key = format!("/services/web/{}", "x".repeat(4_096 - "/services/web/".len()));
+    let put = v1::PutRequest { key: key.into(), value: document.into(), ..Default::default() };
+    doors.kv().put(put).await.unwrap();
+    register(&doors, "a", vec![check(server.http())]).await;
+    let made = server.connections.load(Ordering::SeqCst);
+    while server.connections.load(Ordering::SeqCst) < made + 4 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let known = watch_all(&doors).await.next().await.changed;
+    assert!(known.iter().any(|instance| !instance.malformed.is_empty()), "{known:?}");
+    doors.stop().await;
+}

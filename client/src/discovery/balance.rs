@@ -252,11 +252,17 @@ impl<S: Transport> Service<Request<Body>> for Balanced<S> {
                 Harmless::Methods(is_idempotent) => is_idempotent(request.uri().path()),
             };
         let pool = self.pool.clone();
+        let attempts = Attempts::new(pool.clone(), request, idempotent);
+        let deadline = attempts.deadline();
         async move {
             if let Some(source) = pool.source() {
-                source.known().await;
+                let late = |_| Status::deadline_exceeded("no instance became known in time");
+                match deadline {
+                    Some(deadline) => tokio::time::timeout_at(deadline, source.known()).await.map_err(late)?,
+                    None => source.known().await,
+                }
             }
-            Attempts::new(pool, request, idempotent).run().await
+            attempts.run().await
         }
         .boxed()
     }

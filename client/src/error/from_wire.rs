@@ -137,3 +137,6 @@ fn describe(status: &Status) -> String {
     }
     if text.is_empty() { status.code().to_string() } else { text }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -160,3 +160,6 @@ fn changed_once<'a>(txn: &'a Txn, before: &Changed<'a>) -> Result<Changed<'a>, R
 fn twice(key: &Key) -> Refusal {
     Rejection::DuplicateKey { key: key.clone() }.into()
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -199,6 +199,11 @@ impl Settings {
     pub fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let failed = |reason: String| ConfigError::File { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        self.read_text(&text, path)
+    }
+
+    fn read_text(&mut self, text: &str, path: &Path) -> Result<(), ConfigError> {
+        let failed = |reason: String| ConfigError::File { path: path.to_owned(), reason };
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| failed(error.to_string()))?;
         for (name, value) in table {
             let value = match value {
@@ -264,5 +269,7 @@ impl fmt::Display for Start {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -220,7 +220,7 @@ pub fn encode(said: Said) -> DigestsResponse {
 }
 
 /// From another member. Hashes of another definition say nothing.
-fn decode(said: DigestsResponse) -> Said {
+pub fn decode(said: DigestsResponse) -> Said {
     let pairs = |pairs: Vec<DigestPair>| pairs.into_iter().map(|pair| (pair.log_index, pair.digest)).collect();
     let scrubs = if said.scrub_definition == DEFINITION {
         Pairs { pairs: pairs(said.scrubs), open: said.scrub_open }

@@ -189,6 +189,8 @@ pub fn decode_change(message: peer::MembershipChange) -> Option<MembershipChange
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 

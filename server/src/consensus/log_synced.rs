@@ -37,11 +37,8 @@ impl SyncedNote {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let number = bytes.first_chunk::<8>().map(|number| u64::from_be_bytes(*number));
-        match number.filter(|number| bytes == encode(*number)) {
-            Some(number) => Ok(Some(number)),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "its note of what was synced")),
-        }
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its note of what was synced");
+        decode(&bytes).map(Some).ok_or_else(damaged)
     }
 
     /// Makes it anew when there is none, durable; opens it.
@@ -66,6 +63,14 @@ fn encode(number: u64) -> [u8; 16] {
     bytes[8..].copy_from_slice(&xxh3_64(&number).to_be_bytes());
     bytes
 }
+
+fn decode(bytes: &[u8]) -> Option<u64> {
+    let number = bytes.first_chunk::<8>().map(|number| u64::from_be_bytes(*number));
+    number.filter(|number| bytes == encode(*number))
+}
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@
 //! - What decodes consumes all of its input. The batches of an append are slices of the received frame.
 //! - openraft's own serde forms are not used: they move between its releases.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
@@ -226,10 +228,10 @@ pub fn decode_offer(input: Bytes) -> Result<SnapshotOffer, CodecError> {
     let mut reader = Reader::with_format("a snapshot offer", input)?;
     let vote = reader.vote()?;
     let meta = reader.snapshot_meta()?;
-    let mut files = Vec::new();
+    let (mut files, mut names) = (Vec::new(), HashSet::new());
     for _ in 0..reader.count()? {
         let file = SnapshotFile { name: reader.text()?, bytes: reader.varint()? };
-        if !is_plain(&file.name) || files.iter().any(|other: &SnapshotFile| other.name == file.name) {
+        if !is_plain(&file.name) || !names.insert(file.name.clone()) {
             return Err(reader.damaged());
         }
         files.push(file);
@@ -303,6 +305,8 @@ pub fn decode_vote_only(input: Bytes) -> Result<Vote, CodecError> {
     crate::consensus::codec::decode_vote(input)
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 #[path = "rpc_codec/tests.rs"]
 mod tests;

@@ -271,6 +271,8 @@ fn is_zero(number: &u32) -> bool {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 

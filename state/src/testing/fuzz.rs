@@ -6,7 +6,9 @@
 //!
 //! Invariants:
 //! - One seed, one sequence of inputs. A target that panics is told with its input, ready for the corpus.
+//! - Where memory is measured, an input that takes more than its room is a failure like a panic.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Inputs for each target when nothing else is asked for.
@@ -17,6 +19,40 @@ const KEPT_MAX: usize = 2_000;
 
 /// The longest input.
 const BYTES_MAX: usize = 8_192;
+
+/// How much memory a target may have at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Whatever comes.
+    pub base: u64,
+    /// For each byte of the input.
+    pub each: u64,
+}
+
+impl Room {
+    /// For what reads values out of its input: these take more bytes in memory than there. Far less than any length in
+    /// an input can ask for.
+    pub const DECODER: Self = Self { base: 64 << 10, each: 256 };
+}
+
+/// Runs what it is given; the most bytes of memory that this had at once. The crate of the target brings it along.
+pub type Measure = fn(&mut dyn FnMut()) -> u64;
+
+/// The same as [`fuzz`], and no input may take more memory than there is room for.
+pub fn fuzz_within(room: Room, measure: Measure, name: &str, corpus: &str, target: impl Fn(&[u8]) -> bool) {
+    let most = Cell::new((0, 0));
+    fuzz(name, corpus, |input| {
+        let mut accepted = false;
+        let taken = measure(&mut || accepted = target(input));
+        let bytes = input.len() as u64;
+        let allowed = room.base + room.each * bytes;
+        assert!(taken <= allowed, "{taken} bytes of memory for an input of {bytes}, more than {allowed}");
+        most.set(most.get().max((taken, bytes)));
+        accepted
+    });
+    let (taken, bytes) = most.get();
+    println!("{name}: at most {taken} bytes of memory, for an input of {bytes}");
+}
 
 /// Throws damaged inputs of the corpus at the target, which says whether it accepted them.
 pub fn fuzz(name: &str, corpus: &str, target: impl Fn(&[u8]) -> bool) {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::failure::Failure;
 use crate::input;
-use crate::output::Output;
+use crate::output::{Output, printable};
 
 /// Examples for the help.
 pub const EXAMPLES: &str = "\
@@ -66,7 +66,7 @@ pub async fn run(args: ConfigureArgs, client: &Client, output: Output) -> Result
     if document.is_empty() {
         return output.line("nothing is set: the defaults");
     }
-    document.iter().try_for_each(|(name, value)| output.line(&format!("{name} = {value}")))
+    document.iter().try_for_each(|(name, value)| output.line(&printable(format!("{name} = {value}").as_bytes())))
 }
 
 fn changes(args: &ConfigureArgs) -> Map<String, Json> {

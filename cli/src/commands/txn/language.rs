@@ -297,6 +297,8 @@ fn lease_or_none(word: &Word) -> Result<Option<LeaseId>, String> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 

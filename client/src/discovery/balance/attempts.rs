@@ -42,6 +42,11 @@ impl<S: Transport> Attempts<S> {
         Self { pool, parts, tape, idempotent, deadline, tried: Vec::new(), sent: 0 }
     }
 
+    /// When the caller stops waiting.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// Attempts until one is answered, or no other is allowed.
     pub(super) async fn run(mut self) -> Result<Response<Body>, Status> {
         let mut last = None;
@@ -62,6 +67,17 @@ impl<S: Transport> Attempts<S> {
                 Ok(response) => {
                     ticket.answered(now);
                     let code = verdict::code_in(response.headers());
+                    if code.is_none()
+                        && let Some(code) = verdict::code_of_http(response.status())
+                    {
+                        let text = format!("the answer is not gRPC, its status is {}", response.status());
+                        let error = Status::new(code, text);
+                        if !self.again(ticket, verdict::of_code(code)).await {
+                            return Err(error);
+                        }
+                        last = Some(error);
+                        continue;
+                    }
                     let verdict = code.map_or(Verdict::Served, verdict::of_code);
                     if code.is_none() {
                         return Ok(response.map(|body| Body::new(Answer::new(body, ticket, self))));

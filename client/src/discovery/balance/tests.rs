@@ -315,3 +315,40 @@ async fn a_failure_before_the_first_message_is_hidden_from_an_idempotent_call() 
     }
     assert!(fakes.iter().all(|fake| !fake.script.seen.lock().watches.is_empty()));
 }
+
+#[tokio::test]
+async fn an_answer_that_is_no_grpc_counts_as_the_failure_that_its_status_says() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let proxy = tower::service_fn(move |_: http::Request<tonic::body::Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let page = tonic::body::Body::new(http_body_util::Full::from("no upstream"));
+        let response = http::Response::builder().status(503).body(page).unwrap();
+        std::future::ready(Ok::<_, tonic::Status>(response))
+    });
+    let policy = BalancePolicy { attempts: 3, failures_in_a_row: 3, ..BalancePolicy::default() };
+    let channel = ResilientLayer::new(policy).idempotent().layer(proxy);
+    let mut client = KvClient::new(channel.clone());
+    let error = client.get(v1::GetRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unavailable);
+    assert!(error.message().contains("503"), "{error}");
+    assert_eq!(calls.load(Ordering::Relaxed), 3, "an idempotent call is made again");
+    let error = client.get(v1::GetRequest::default()).await.unwrap_err();
+    assert!(error.message().contains("breaker is open"), "{error}");
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_first_call_waits_for_instances_no_longer_than_its_deadline() {
+    let registry = Registry::new();
+    let member = registry.member();
+    let client = client([&member]);
+    drop(member);
+    let lazy = client.service("orders").channel_lazy();
+    let mut request = tonic::Request::new(v1::GetRequest::default());
+    request.set_timeout(Duration::from_millis(100));
+    let began = std::time::Instant::now();
+    let error = KvClient::new(lazy).get(request).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+    assert!(began.elapsed() < Duration::from_secs(3));
+}

@@ -10,7 +10,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use tonic::Code;
 
 use super::breaker::Failure;
@@ -66,6 +66,20 @@ pub(super) fn of_code(code: Code) -> Verdict {
     }
 }
 
+/// The code of an answer that is no gRPC, by its status: a proxy in front of the instance says so, for example. The
+/// mapping is that of gRPC. `None`: it may be gRPC.
+pub(super) fn code_of_http(status: StatusCode) -> Option<Code> {
+    match status.as_u16() {
+        200 => None,
+        400 => Some(Code::Internal),
+        401 => Some(Code::Unauthenticated),
+        403 => Some(Code::PermissionDenied),
+        404 => Some(Code::Unimplemented),
+        429 | 502..=504 => Some(Code::Unavailable),
+        _ => Some(Code::Unknown),
+    }
+}
+
 /// The code in headers or trailers, if one is there.
 pub(super) fn code_in(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
@@ -96,6 +110,8 @@ pub(super) fn timeout_text(left: Duration) -> String {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;

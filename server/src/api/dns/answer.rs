@@ -14,10 +14,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use quorate_proto::v1;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
-use super::question::label_of;
+use super::question::{Asked, Only, label_of};
 use crate::recipes::discovery::{Looked, is_healthy};
-
-use super::question::Only;
 
 /// How long others may remember what does not depend on a service.
 const TTL_S: u32 = 5;
@@ -61,14 +59,25 @@ impl Answer {
 }
 
 impl Question<'_> {
+    /// What is answered without looking at instances. `None`: this is not for us to say.
+    pub fn without_instances(self, asked: Asked, serial: u32) -> Option<Answer> {
+        match asked {
+            Asked::Elsewhere => None,
+            Asked::Apex => Some(self.apex(serial)),
+            Asked::Inner => Some(Answer::of(Vec::new())),
+            Asked::Nothing | Asked::Instances(_) => Some(Answer::nothing()),
+            Asked::Address(address) => Some(self.address(address)),
+        }
+    }
+
     /// The domain itself.
-    pub fn apex(self, serial: u32) -> Answer {
+    fn apex(self, serial: u32) -> Answer {
         let asked = matches!(self.kind, RecordType::SOA | RecordType::ANY);
         Answer::of(if asked { self.soa(serial, TTL_S).into_iter().collect() } else { Vec::new() })
     }
 
     /// An address.
-    pub fn address(self, address: IpAddr) -> Answer {
+    fn address(self, address: IpAddr) -> Answer {
         Answer::of(self.address_record(address, TTL_S).into_iter().collect())
     }
 

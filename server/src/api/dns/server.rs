@@ -67,49 +67,17 @@ impl Answers {
     }
 
     async fn decoded(&self, bytes: &[u8], way: Way) -> Result<Vec<u8>, ResponseCode> {
-        let query = Message::from_vec(bytes).map_err(|_| ResponseCode::FormErr)?;
-        if query.metadata.message_type != MessageType::Query {
-            return Err(ResponseCode::FormErr);
-        }
-        let mut response = Message::response(query.metadata.id, query.metadata.op_code);
-        response.metadata.recursion_desired = query.metadata.recursion_desired;
-        response.metadata.checking_disabled = query.metadata.checking_disabled;
-        response.add_queries(query.queries.iter().cloned());
-        let bytes_max = match (way, &query.edns) {
-            (Way::Tcp, _) => TCP_BYTES_MAX,
-            (Way::Udp, None) => UDP_BYTES_MIN,
-            (Way::Udp, Some(edns)) => edns.max_payload().clamp(UDP_BYTES_MIN, UDP_BYTES_MAX),
-        };
-        let mut newer_edns = false;
-        if let Some(asked) = &query.edns {
-            newer_edns = asked.version() > 0;
-            let mut edns = Edns::new();
-            edns.set_max_payload(UDP_BYTES_MAX).set_version(0);
-            response.set_edns(edns);
-        }
-        match query.queries.as_slice() {
-            _ if newer_edns => response.metadata.response_code = ResponseCode::BADVERS,
-            _ if query.metadata.op_code != OpCode::Query => response.metadata.response_code = ResponseCode::NotImp,
-            [question] => self.fill(question, &mut response).await,
-            _ => response.metadata.response_code = ResponseCode::FormErr,
+        let Begun { question, mut response, bytes_max } = begin(bytes, way)?;
+        if let Some(question) = question {
+            self.fill(&question, &mut response).await;
         }
         fit(response, bytes_max.into(), way).ok_or(ResponseCode::ServFail)
     }
 
     async fn fill(&self, query: &Query, response: &mut Message) {
-        let is_ours = matches!(query.query_class(), DNSClass::IN | DNSClass::ANY);
-        let asked = if is_ours { read(query.name(), &self.domain) } else { Asked::Elsewhere };
         let question = Question { name: query.name(), kind: query.query_type(), domain: &self.domain };
         let serial = self.discovery.serial();
-        let answer = match asked {
-            Asked::Elsewhere => {
-                response.metadata.response_code = ResponseCode::Refused;
-                return;
-            }
-            Asked::Apex => question.apex(serial),
-            Asked::Inner => Answer::of(Vec::new()),
-            Asked::Nothing => Answer::nothing(),
-            Asked::Address(address) => question.address(address),
+        let answer = match asked(query, &self.domain) {
             Asked::Instances(ways) => {
                 let mut found = None;
                 for wanted in ways {
@@ -126,17 +94,75 @@ impl Answers {
                         break;
                     }
                 }
-                found.unwrap_or_else(Answer::nothing)
+                Some(found.unwrap_or_else(Answer::nothing))
             }
+            asked => question.without_instances(asked, serial),
         };
-        response.metadata.authoritative = true;
-        response.metadata.response_code = answer.code;
-        if answer.answers.is_empty() {
-            response.add_authorities(question.soa(serial, answer.negative_ttl_s));
-        }
-        response.add_answers(answer.answers);
-        response.add_additionals(answer.additionals);
+        finish(question, answer, serial, response);
     }
+}
+
+/// A query that was read.
+struct Begun {
+    /// What is asked, where that is to be answered.
+    question: Option<Query>,
+    /// What the answer begins with.
+    response: Message,
+    /// For the whole answer.
+    bytes_max: u16,
+}
+
+/// Reads a query.
+fn begin(bytes: &[u8], way: Way) -> Result<Begun, ResponseCode> {
+    let query = Message::from_vec(bytes).map_err(|_| ResponseCode::FormErr)?;
+    if query.metadata.message_type != MessageType::Query {
+        return Err(ResponseCode::FormErr);
+    }
+    let mut response = Message::response(query.metadata.id, query.metadata.op_code);
+    response.metadata.recursion_desired = query.metadata.recursion_desired;
+    response.metadata.checking_disabled = query.metadata.checking_disabled;
+    response.add_queries(query.queries.iter().cloned());
+    let bytes_max = match (way, &query.edns) {
+        (Way::Tcp, _) => TCP_BYTES_MAX,
+        (Way::Udp, None) => UDP_BYTES_MIN,
+        (Way::Udp, Some(edns)) => edns.max_payload().clamp(UDP_BYTES_MIN, UDP_BYTES_MAX),
+    };
+    let mut newer_edns = false;
+    if let Some(asked) = &query.edns {
+        newer_edns = asked.version() > 0;
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_BYTES_MAX).set_version(0);
+        response.set_edns(edns);
+    }
+    let mut question = None;
+    match query.queries.as_slice() {
+        _ if newer_edns => response.metadata.response_code = ResponseCode::BADVERS,
+        _ if query.metadata.op_code != OpCode::Query => response.metadata.response_code = ResponseCode::NotImp,
+        [only] => question = Some(only.clone()),
+        _ => response.metadata.response_code = ResponseCode::FormErr,
+    }
+    Ok(Begun { question, response, bytes_max })
+}
+
+/// What a query is about.
+fn asked(query: &Query, domain: &Name) -> Asked {
+    let is_ours = matches!(query.query_class(), DNSClass::IN | DNSClass::ANY);
+    if is_ours { read(query.name(), domain) } else { Asked::Elsewhere }
+}
+
+/// Puts the answer into the response; none: it is not for us to say.
+fn finish(question: Question<'_>, answer: Option<Answer>, serial: u32, response: &mut Message) {
+    let Some(answer) = answer else {
+        response.metadata.response_code = ResponseCode::Refused;
+        return;
+    };
+    response.metadata.authoritative = true;
+    response.metadata.response_code = answer.code;
+    if answer.answers.is_empty() {
+        response.add_authorities(question.soa(serial, answer.negative_ttl_s));
+    }
+    response.add_answers(answer.answers);
+    response.add_additionals(answer.additionals);
 }
 
 /// The bytes of a response that are not more than allowed: additional records go first, then answers.
@@ -181,3 +207,6 @@ fn encoded(response: &Message, bytes_max: usize) -> Option<Vec<u8>> {
     }
     response.to_vec().ok().filter(|bytes| bytes.len() <= bytes_max)
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -208,8 +208,13 @@ fn check_url(url: &str) -> Result<(), String> {
         return wrong("does not begin with http:// or https://");
     }
     let Some(authority) = uri.authority() else { return wrong("names no host") };
-    if authority.as_str().contains('@') || authority.host().is_empty() || authority.port_u16() == Some(0) {
-        return wrong("has a user, no host, or port 0");
+    if authority.as_str().contains('@') || authority.host().is_empty() {
+        return wrong("has a user, or no host");
+    }
+    // The library takes any digits, and has no port then: the default one would be checked instead.
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if port.len() > 1 && !authority.port_u16().is_some_and(|port| port > 0) {
+        return wrong("has a port that is none; there are 1 to 65535");
     }
     Ok(())
 }

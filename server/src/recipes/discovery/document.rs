@@ -258,4 +258,6 @@ impl From<Health> for v1::Health {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -41,6 +41,8 @@ pub use instance::{Registration, maintenance, reported};
 pub use names::{InstanceName, ServiceName};
 pub use register::Registered;
 pub use resolve::{Filter, Looked, Resolved, Services, is_healthy};
+#[cfg(test)]
+pub use settings::ServiceSettings;
 pub use watch::{Update, Watching};
 
 use crate::api::{Rooms, StoreView, Trouble};

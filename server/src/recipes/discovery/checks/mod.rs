@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use quorate_proto::{MemberId, Revision};
+use quorate_proto::{Key, MemberId, Revision};
 use quorate_state::outcome::{Change, ChangeKind};
 use quorate_state::view::ReadError;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -104,8 +104,7 @@ fn load(view: &StoreView<'_>) -> Result<Loaded, ReadError> {
     let mut loaded = Loaded { checked: Vec::new(), members: BTreeSet::new(), revision: view.revision() };
     let services = (format!("{ROOT}/").into(), format!("{ROOT}0").into());
     scan(view, services, None, |kv| {
-        if let Some(Place::Instance(service, id)) = place(&kv.key) {
-            let name = InstanceName { service, id: id.to_owned() };
+        if let Some(name) = instance_at(&kv.key) {
             let checks = Document::read(&kv.value).map(|document| document.checks).unwrap_or_default();
             if !checks.is_empty() {
                 loaded.checked.push((name, checks));
@@ -199,14 +198,14 @@ impl Checker {
             if self.checks.contains_key(&which) {
                 self.schedule(&which, Instant::now());
             }
-        } else if let Some(Place::Instance(service, id)) = place(&change.key) {
+        } else if let Some(name) = instance_at(&change.key) {
             let checks = match &change.kind {
                 ChangeKind::Put { value, .. } => {
                     Document::read(value).map(|document| document.checks).unwrap_or_default()
                 }
                 ChangeKind::Delete { .. } => Vec::new(),
             };
-            self.set(&InstanceName { service, id: id.to_owned() }, checks);
+            self.set(&name, checks);
         }
     }
 
@@ -286,16 +285,24 @@ impl Checker {
             jobs::CameTo::Outcome(outcome) => standing.take(outcome).map(|(status, note)| Job::Write { status, note }),
             jobs::CameTo::Silence => Some(Job::Lapse),
             jobs::CameTo::Written(check) => {
-                standing.says(check, Instant::now());
+                standing.wrote(check, Instant::now());
                 None
             }
             jobs::CameTo::Nothing => None,
         };
         if let Some(job) = next {
-            standing.busy = true;
-            let check = standing.check.clone();
+            let check = standing.begin_to_write();
             self.jobs.push(job.run(Arc::clone(&self.discovery), which, check));
         }
+    }
+}
+
+/// Whose key this is. Somebody may have put an id that is none, so long that the keys of its checks would be too long: it
+/// is shown as malformed, and not checked.
+fn instance_at(key: &Key) -> Option<InstanceName> {
+    match place(key)? {
+        Place::Instance(service, id) => InstanceName::new(service.as_str(), id).ok(),
+        Place::Settings(_) => None,
     }
 }
 

@@ -177,6 +177,8 @@ fn bare(host: &str) -> &str {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 

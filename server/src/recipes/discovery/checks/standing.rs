@@ -23,23 +23,39 @@ pub struct Standing {
     passes: u32,
     failures: u32,
     critical_since: Option<Instant>,
+    /// Its document was seen since something was begun to be written there.
+    heard: bool,
 }
 
 impl Standing {
     /// Of a check that is looked at for the first time.
     pub fn new(check: Check, due: Instant, now: Instant) -> Self {
         let critical_since = (check.status == Health::Critical).then_some(now);
-        Self { check, busy: false, due, passes: 0, failures: 0, critical_since }
+        Self { check, busy: false, due, passes: 0, failures: 0, critical_since, heard: true }
     }
 
     /// Its document was written: the same check, which may say something else.
     pub fn says(&mut self, check: Check, now: Instant) {
+        self.heard = true;
         self.critical_since = match (check.status, self.critical_since) {
             (Health::Critical, None) => Some(now),
             (Health::Critical, since) => since,
             _ => None,
         };
         self.check = check;
+    }
+
+    /// A job begins to write something down; for it, the check as it stands.
+    pub fn begin_to_write(&mut self) -> Check {
+        (self.busy, self.heard) = (true, false);
+        self.check.clone()
+    }
+
+    /// This was written down. Where the document was seen since, that is newer, or what comes next is.
+    pub fn wrote(&mut self, check: Check, now: Instant) {
+        if !self.heard {
+            self.says(check, now);
+        }
     }
 
     /// Another member makes this check.
@@ -112,6 +128,21 @@ mod tests {
         assert_eq!(check.take(fail()), None);
         let warning = check.take(Outcome::Warn("busy".to_owned()));
         assert_eq!(warning, Some((Health::Warning, "busy".to_owned())));
+    }
+
+    #[test]
+    fn what_was_written_does_not_hide_what_was_said_since() {
+        let mut check = standing(1, 1, Health::Passing);
+        let lapsed = Check { status: Health::Critical, ..check.begin_to_write() };
+        // Both documents are seen before the job that wrote the first of them has ended.
+        check.says(lapsed.clone(), Instant::now());
+        check.says(Check { status: Health::Passing, ..lapsed.clone() }, Instant::now());
+        check.wrote(lapsed.clone(), Instant::now());
+        assert_eq!(check.check.status, Health::Passing);
+        // What is not seen yet counts all the same.
+        assert_eq!(check.begin_to_write().status, Health::Passing);
+        check.wrote(lapsed, Instant::now());
+        assert_eq!(check.check.status, Health::Critical);
     }
 
     #[test]

@@ -59,6 +59,8 @@ fn what_cannot_be_read_says_why() {
         (r#"{"address":"h","port":1,"tags":["\u0000"]}"#, "control"),
         (r#"{"address":"h","port":1,"reported":{"health":"maintenance"}}"#, "maintenance"),
         (r#"{"address":"h","port":1,"checks":[{}]}"#, "exactly one"),
+        (r#"{"address":"h","port":1,"checks":[{"http":"http://h:0/"}]}"#, "a port that is none"),
+        (r#"{"address":"h","port":1,"checks":[{"http":"http://h:99999/"}]}"#, "a port that is none"),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","ttl_ms":1000}]}"#, "exactly one"),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","interval_ms":999}]}"#, "interval_ms"),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","timeout_ms":99}]}"#, "timeout_ms"),
