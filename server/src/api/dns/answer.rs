@@ -60,13 +60,13 @@ impl Answer {
 
 impl Question<'_> {
     /// What is answered without looking at instances. `None`: this is not for us to say.
-    pub fn without_instances(self, asked: Asked, serial: u32) -> Option<Answer> {
+    pub fn without_instances(self, asked: &Asked, serial: u32) -> Option<Answer> {
         match asked {
             Asked::Elsewhere => None,
             Asked::Apex => Some(self.apex(serial)),
             Asked::Inner => Some(Answer::of(Vec::new())),
             Asked::Nothing | Asked::Instances(_) => Some(Answer::nothing()),
-            Asked::Address(address) => Some(self.address(address)),
+            Asked::Address(address) => Some(self.address(*address)),
         }
     }
 

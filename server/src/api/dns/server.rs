@@ -96,7 +96,7 @@ impl Answers {
                 }
                 Some(found.unwrap_or_else(Answer::nothing))
             }
-            asked => question.without_instances(asked, serial),
+            asked => question.without_instances(&asked, serial),
         };
         finish(question, answer, serial, response);
     }

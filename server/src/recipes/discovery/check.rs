@@ -213,7 +213,7 @@ fn check_url(url: &str) -> Result<(), String> {
     }
     // The library takes any digits, and has no port then: the default one would be checked instead.
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-    if port.len() > 1 && !authority.port_u16().is_some_and(|port| port > 0) {
+    if port.len() > 1 && authority.port_u16().is_none_or(|port| port == 0) {
         return wrong("has a port that is none; there are 1 to 65535");
     }
     Ok(())

@@ -14,7 +14,7 @@ fn scripts() {
         let Ok(text) = std::str::from_utf8(input) else { return false };
         match parse(text) {
             Ok(script) => {
-                let commented = text.lines().map(|line| format!(" {line}\t # x\n\n")).collect::<String>();
+                let commented = text.lines().flat_map(|line| [" ", line, "\t # x\n\n"]).collect::<String>();
                 assert_eq!(parse(&commented), Ok(script));
                 true
             }

@@ -28,7 +28,7 @@ fn answer(bytes: &[u8], way: Way, looked: &Looked, domain: &Name) -> Result<Vec<
         let question = Question { name: query.name(), kind: query.query_type(), domain };
         let answer = match asked(&query, domain) {
             Asked::Instances(ways) => ways.iter().find_map(|wanted| question.instances(looked, &wanted.only)),
-            asked => question.without_instances(asked, 7),
+            asked => question.without_instances(&asked, 7),
         };
         finish(question, answer, 7, &mut response);
     }
