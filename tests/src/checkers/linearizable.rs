@@ -318,6 +318,10 @@ impl Walk<'_> {
     }
 
     fn explains(&self, operation: &Operation, revision: i64, entry: &Entry, names: &[Octets]) -> bool {
+        if entry.source == Source::Glimpsed {
+            // What else it did is not known, nor what stood there: what it asked for is all that says anything.
+            return entry.changes.iter().all(|change| asks_for(&operation.input, change));
+        }
         let verdicts: &[Option<bool>] = match &operation.input {
             Input::Txn(txn) if self.unsure_of_compares(txn) => &[Some(true), Some(false)],
             _ => &[None],
@@ -325,12 +329,7 @@ impl Walk<'_> {
         verdicts.iter().any(|verdict| {
             let told = Told { revision, verdict: *verdict, names };
             let Some(effect) = self.keys.evaluate(&operation.input, told) else { return false };
-            match entry.source {
-                Source::Glimpsed => entry.changes.iter().all(|change| writes(&effect.changes, change)),
-                Source::Log | Source::Operation(_) => {
-                    same_changes(&effect.changes, &entry.changes) || self.unsure_of_all(&operation.input)
-                }
-            }
+            same_changes(&effect.changes, &entry.changes) || self.unsure_of_all(&operation.input)
         })
     }
 }
@@ -349,10 +348,16 @@ fn same_changes(a: &[Change], b: &[Change]) -> bool {
     a == b
 }
 
-/// Among the changes is a put of the same key and value; before a hole, versions cannot be known.
-fn writes(changes: &[Change], seen: &Change) -> bool {
-    let Change::Put(seen) = seen else { return changes.contains(seen) };
-    changes.iter().any(|change| matches!(change, Change::Put(kv) if kv.key == seen.key && kv.value == seen.value))
+/// Whether the operation may have made a change that was seen: in some branch it puts this there.
+fn asks_for(input: &Input, seen: &Change) -> bool {
+    let (Input::Txn(txn), Change::Put(kv)) = (input, seen) else { return false };
+    txn.then.iter().chain(&txn.otherwise).any(|action| match action {
+        Action::Put { key, value, lease } => (key, value, *lease) == (&kv.key, &kv.value, kv.lease),
+        Action::PutSequential { directory, value, lease } => {
+            model::sequence(directory, &kv.key).is_some() && (value, *lease) == (&kv.value, kv.lease)
+        }
+        Action::Read { .. } | Action::Delete { .. } => false,
+    })
 }
 
 /// Operations of unknown outcome, by the keys that they name.

@@ -11,6 +11,7 @@
 //! | `locks.rs` | two holders at a time, tokens that do not grow, who came later served first |
 //! | `holds.rs` | the same, of processes that hold a lock by its own clock, and fenced writes that are lost |
 //! | `digests.rs` | members that differ after healing |
+//! | `compactions.rs` | reads of what is compacted |
 //! | `directories.rs` | directories that do not say what the keys say |
 //!
 //! Invariants:
@@ -33,6 +34,7 @@
 
 use std::fmt;
 
+pub mod compactions;
 pub mod digests;
 pub mod directories;
 pub mod history;
@@ -105,6 +107,7 @@ pub fn check(history: &History, tolerance: Tolerance) -> Vec<Violation> {
         leases::check(history, tolerance.lease_late_ms),
         locks::check(history),
         digests::check(history),
+        compactions::check(history),
         directories::check(history),
     ];
     verdicts.into_iter().filter_map(Result::err).collect()
