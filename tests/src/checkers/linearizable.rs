@@ -236,7 +236,7 @@ impl Walk<'_> {
             return true;
         }
         if let (Some(told), Some(expected)) = (told, expected)
-            && self.doubtful.contains(key)
+            && (self.doubtful.contains(key) || self.is_put_on_a_hole(key, expected))
             && told.mod_revision == expected.mod_revision
         {
             return told.value == expected.value && told.lease == expected.lease;
@@ -244,6 +244,12 @@ impl Walk<'_> {
         let since = expected.map_or_else(|| self.gone_since(key), |kv| kv.mod_revision);
         // What was shown is in the order already, so that in a hole a key can only have gone, or come back as shown.
         self.hole > since && told.is_none_or(|kv| kv.mod_revision > since)
+    }
+
+    /// The operation that is looked at puts the key itself, and what stood there is not known: so its age is not, either.
+    fn is_put_on_a_hole(&self, key: &Octets, expected: &Kv) -> bool {
+        let stands = self.keys.get(key).is_some_and(|kv| kv.mod_revision == expected.mod_revision);
+        !stands && self.unsure_of(key)
     }
 
     fn gone_since(&self, key: &Octets) -> i64 {
