@@ -18,7 +18,7 @@ mod facts;
 mod octets;
 mod operation;
 
-pub use facts::{Child, Digest, Directory, DirectoryStat, Hold, Learned, LeaseFact, Mode};
+pub use facts::{Child, Compaction, Digest, Directory, DirectoryStat, Hold, Learned, LeaseFact, Mode};
 pub use octets::Octets;
 pub use operation::{Action, Answer, Compare, Done, Input, Operation, Outcome, Relation, RequestId, Span, Target, Txn};
 
@@ -42,6 +42,8 @@ pub struct History {
     pub leases: Vec<LeaseFact>,
     /// The highest revision up to which anybody asked to compact; 0: nobody did.
     pub compacted: i64,
+    /// Compactions that were answered.
+    pub compactions: Vec<Compaction>,
     /// Moments at which a new leader began its work.
     pub leaders: Vec<Moment>,
     /// Holds of locks, and attempts.
@@ -66,6 +68,7 @@ pub enum Record {
     End(Picture),
     Lease(LeaseFact),
     Compacted(i64),
+    Compaction(Compaction),
     Leader(Moment),
     Hold(Hold),
     Digest(Digest),
@@ -218,6 +221,7 @@ impl History {
             Record::End(picture) => self.end = Some(picture),
             Record::Lease(fact) => self.leases.push(fact),
             Record::Compacted(revision) => self.compacted = self.compacted.max(revision),
+            Record::Compaction(compaction) => self.compactions.push(compaction),
             Record::Leader(moment) => self.leaders.push(moment),
             Record::Hold(hold) => self.holds.push(hold),
             Record::Digest(digest) => self.digests.push(digest),
@@ -235,13 +239,22 @@ impl History {
         let end = self.end.iter().cloned().map(Record::End);
         let leases = self.leases.iter().cloned().map(Record::Lease);
         let compacted = (self.compacted != 0).then_some(Record::Compacted(self.compacted));
+        let compactions = self.compactions.iter().cloned().map(Record::Compaction);
         let leaders = self.leaders.iter().copied().map(Record::Leader);
         let holds = self.holds.iter().cloned().map(Record::Hold);
         let digests = self.digests.iter().cloned().map(Record::Digest);
         let directories = self.directories.iter().cloned().map(Record::Directory);
         let others = self.others.iter().cloned().map(Record::Others);
         let first = start.chain(operations).chain(watches).chain(log).chain(end);
-        first.chain(compacted).chain(leases).chain(leaders).chain(holds).chain(digests).chain(directories).chain(others)
+        first
+            .chain(compacted)
+            .chain(compactions)
+            .chain(leases)
+            .chain(leaders)
+            .chain(holds)
+            .chain(digests)
+            .chain(directories)
+            .chain(others)
     }
 
     /// Writes it as lines of JSON.

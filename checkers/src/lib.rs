@@ -11,6 +11,7 @@
 //! | `locks.rs` | two holders at a time, tokens that do not grow, who came later served first |
 //! | `holds.rs` | the same, of processes that hold a lock by its own clock, and fenced writes that are lost |
 //! | `digests.rs` | members that differ after healing |
+//! | `compactions.rs` | reads of what is compacted |
 //! | `directories.rs` | directories that do not say what the keys say |
 //!
 //! Invariants:
@@ -33,6 +34,7 @@
 
 use std::fmt;
 
+pub mod compactions;
 pub mod digests;
 pub mod directories;
 pub mod history;
@@ -113,6 +115,7 @@ pub fn verdicts(history: &History, tolerance: Tolerance) -> Vec<(&'static str, V
         ("leases", leases::check(history, tolerance.lease_late_ms)),
         ("locks", locks::check(history)),
         ("equal digests", digests::check(history)),
+        ("compactions", compactions::check(history)),
         ("directories", directories::check(history)),
     ];
     first.chain(others).collect()

@@ -236,7 +236,7 @@ impl Walk<'_> {
             return true;
         }
         if let (Some(told), Some(expected)) = (told, expected)
-            && self.doubtful.contains(key)
+            && (self.doubtful.contains(key) || self.is_put_on_a_hole(key, expected))
             && told.mod_revision == expected.mod_revision
         {
             return told.value == expected.value && told.lease == expected.lease;
@@ -244,6 +244,12 @@ impl Walk<'_> {
         let since = expected.map_or_else(|| self.gone_since(key), |kv| kv.mod_revision);
         // What was shown is in the order already, so that in a hole a key can only have gone, or come back as shown.
         self.hole > since && told.is_none_or(|kv| kv.mod_revision > since)
+    }
+
+    /// The operation that is looked at puts the key itself, and what stood there is not known: so its age is not, either.
+    fn is_put_on_a_hole(&self, key: &Octets, expected: &Kv) -> bool {
+        let stands = self.keys.get(key).is_some_and(|kv| kv.mod_revision == expected.mod_revision);
+        !stands && self.unsure_of(key)
     }
 
     fn gone_since(&self, key: &Octets) -> i64 {
@@ -318,6 +324,10 @@ impl Walk<'_> {
     }
 
     fn explains(&self, operation: &Operation, revision: i64, entry: &Entry, names: &[Octets]) -> bool {
+        if entry.source == Source::Glimpsed {
+            // What else it did is not known, nor what stood there: what it asked for is all that says anything.
+            return entry.changes.iter().all(|change| asks_for(&operation.input, change));
+        }
         let verdicts: &[Option<bool>] = match &operation.input {
             Input::Txn(txn) if self.unsure_of_compares(txn) => &[Some(true), Some(false)],
             _ => &[None],
@@ -325,12 +335,7 @@ impl Walk<'_> {
         verdicts.iter().any(|verdict| {
             let told = Told { revision, verdict: *verdict, names };
             let Some(effect) = self.keys.evaluate(&operation.input, told) else { return false };
-            match entry.source {
-                Source::Glimpsed => entry.changes.iter().all(|change| writes(&effect.changes, change)),
-                Source::Log | Source::Operation(_) => {
-                    same_changes(&effect.changes, &entry.changes) || self.unsure_of_all(&operation.input)
-                }
-            }
+            same_changes(&effect.changes, &entry.changes) || self.unsure_of_all(&operation.input)
         })
     }
 }
@@ -349,10 +354,16 @@ fn same_changes(a: &[Change], b: &[Change]) -> bool {
     a == b
 }
 
-/// Among the changes is a put of the same key and value; before a hole, versions cannot be known.
-fn writes(changes: &[Change], seen: &Change) -> bool {
-    let Change::Put(seen) = seen else { return changes.contains(seen) };
-    changes.iter().any(|change| matches!(change, Change::Put(kv) if kv.key == seen.key && kv.value == seen.value))
+/// Whether the operation may have made a change that was seen: in some branch it puts this there.
+fn asks_for(input: &Input, seen: &Change) -> bool {
+    let (Input::Txn(txn), Change::Put(kv)) = (input, seen) else { return false };
+    txn.then.iter().chain(&txn.otherwise).any(|action| match action {
+        Action::Put { key, value, lease } => (key, value, *lease) == (&kv.key, &kv.value, kv.lease),
+        Action::PutSequential { directory, value, lease } => {
+            model::sequence(directory, &kv.key).is_some() && (value, *lease) == (&kv.value, kv.lease)
+        }
+        Action::Read { .. } | Action::Delete { .. } => false,
+    })
 }
 
 /// Operations of unknown outcome, by the keys that they name.

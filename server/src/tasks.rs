@@ -253,8 +253,11 @@ impl Tasks {
         body: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         if self.is_simulated() {
+            // Half of it before, half of it until the caller hears of it: what was read may be old by then.
             self.takes(work).await;
-            return Ok(body());
+            let done = body();
+            self.takes(work).await;
+            return Ok(done);
         }
         tokio::task::spawn_blocking(body).await
     }

@@ -86,6 +86,7 @@ pub enum Flaw {
 thread_local! {
     static PUT_IN: std::cell::Cell<Option<Flaw>> = const { std::cell::Cell::new(None) };
     static ASKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    static REACHED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 impl Flaw {
@@ -131,9 +132,17 @@ impl Flaw {
     #[inline]
     pub fn is_put_in(self) -> bool {
         #[cfg(debug_assertions)]
-        return PUT_IN.get() == Some(self);
+        {
+            let is_put_in = PUT_IN.get() == Some(self);
+            if is_put_in {
+                REACHED.set(REACHED.get() + 1);
+            }
+            is_put_in
+        }
         #[cfg(not(debug_assertions))]
-        return false;
+        {
+            false
+        }
     }
 
     /// From now on this thread has this one, or none.
@@ -141,6 +150,13 @@ impl Flaw {
     pub fn put_in(flaw: Option<Self>) {
         PUT_IN.set(flaw);
         ASKED.set(0);
+        REACHED.set(0);
+    }
+
+    /// How often this thread came to where its flaw is, since that was put in.
+    #[cfg(debug_assertions)]
+    pub fn reached() -> u64 {
+        REACHED.get()
     }
 }
 

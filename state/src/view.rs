@@ -204,7 +204,7 @@ impl<R: Read> View<R> {
         match at {
             None => Ok(NEWEST),
             Some(asked) if asked > self.head.revision => Err(ReadError::Future { asked, current: self.head.revision }),
-            Some(asked) if asked < self.head.compacted => {
+            Some(asked) if asked < self.head.compacted && !Flaw::ServesCompacted.is_put_in() => {
                 Err(ReadError::Compacted { asked, compacted: self.head.compacted })
             }
             // The newest revision reads the dense tables.

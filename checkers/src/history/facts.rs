@@ -42,6 +42,15 @@ pub enum Learned {
     Revoked,
 }
 
+/// A compaction that was answered: from then on nothing before its revision is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compaction {
+    /// Up to where; itself it can still be read.
+    pub revision: i64,
+    /// When the answer was there.
+    pub completed: Moment,
+}
+
 /// A hold of a lock, a permit or a leadership; or an attempt to get one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {

@@ -397,9 +397,13 @@ fn answer(term: u64, result: Result<ClientWriteResult<TypeConfig>, String>, answ
             .to_owned(),
             happened: Happened::No,
         },
+        // Told at once: a second attempt under the same id would find out what became of the first.
+        Ok(Err(ClientWriteError::LogEntryDiscarded(_))) if Flaw::DiscardedIsNo.is_put_in() => {
+            ConsensusError::Deadline { waiting_for: "an entry that was discarded", happened: Happened::No }
+        }
         Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => ConsensusError::NoQuorum {
             reason: "leadership changed while the write was under way".to_owned(),
-            happened: if Flaw::DiscardedIsNo.is_put_in() { Happened::No } else { Happened::Unknown },
+            happened: Happened::Unknown,
         },
         Ok(Err(other)) => failed(other.to_string()),
         Err(reason) => failed(reason),

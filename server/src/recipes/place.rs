@@ -284,7 +284,11 @@ async fn unless_rewritten(
     contest.rooms.consensus.wait_revision(put, Instant::now() + OUTCOME_PATIENCE).await?;
     match contest.get(key).await? {
         Some(kv) if kv.meta.mod_revision == put || Flaw::LateCleanUp.is_put_in() => {
-            contest.rooms.write_to_the_end(Command::Txn(txn(&kv)), OUTCOME_PATIENCE).await?;
+            let mut txn = txn(&kv);
+            if Flaw::LateCleanUp.is_put_in() {
+                txn.compares.clear();
+            }
+            contest.rooms.write_to_the_end(Command::Txn(txn), OUTCOME_PATIENCE).await?;
             Ok(())
         }
         _ => Ok(()),

@@ -250,7 +250,7 @@ impl Hub {
 /// See [`Flaw`]; as it is, where there is none.
 fn flawed(from: Revision, first: Revision) -> Revision {
     match from {
-        from if Flaw::WindowEdge.is_put_in() && from.next() == first => first,
+        from if from.next() == first && Flaw::WindowEdge.is_put_in() => first,
         from if Flaw::JointGap.is_put_in() => from.next(),
         from if Flaw::JointRepeat.is_put_in() && from.get() > 1 => Revision(from.get() - 1),
         from => from,

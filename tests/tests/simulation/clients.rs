@@ -14,6 +14,7 @@ use quorate_proto::v1;
 use quorate_tests::checkers::history::{
     Action, Answer, Compare, Done, Input, Kv, Outcome, Relation, RequestId, Span, Target, Txn,
 };
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tonic::Status;
 
@@ -23,8 +24,8 @@ use crate::recorder::{Begun, Recorder, etcd_kv, kv, outcome};
 use crate::way::{Way, ask};
 use crate::world::Bug;
 
-/// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long clients wait for an answer, each of them always as long.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(6)];
 /// Attempts of one write.
 const ATTEMPTS: u32 = 3;
 /// Keys that all clients share.
@@ -43,6 +44,8 @@ pub struct Town {
     pub over: Arc<AtomicBool>,
     /// Longest pause between two requests.
     pub think_ms: u64,
+    /// Told of each lock that is let go of.
+    pub released: Arc<Notify>,
     /// Put in on purpose.
     pub bug: Option<Bug>,
 }
@@ -62,6 +65,7 @@ pub struct Client {
     written: u64,
     sequence: u64,
     seen_index: u64,
+    patience: Duration,
     /// A version that was seen of a key, for conditions.
     seen: Option<Kv>,
 }
@@ -77,7 +81,8 @@ fn read(span: Span) -> Action {
 impl Client {
     pub fn new(id: u64, town: Town, dice: Dice) -> Self {
         let member = *dice.of(&town.known.lock());
-        Self { id, town, dice, member, written: 0, sequence: 0, seen_index: 0, seen: None }
+        let patience = *dice.of(&PATIENCE);
+        Self { id, town, dice, member, written: 0, sequence: 0, seen_index: 0, patience, seen: None }
     }
 
     pub fn way(&self) -> Way {
@@ -161,10 +166,14 @@ impl Client {
         self.town.recorder.end(begun, outcome);
     }
 
-    /// The next attempt is at another member.
-    fn turn(&mut self, attempts: &Attempts) {
-        if !matches!(attempts.last, Some(Outcome::Done { .. })) {
-            self.move_on();
+    /// The next attempt is at another member, at once or a good while later.
+    async fn turn(&mut self, attempts: &Attempts) {
+        if matches!(attempts.last, Some(Outcome::Done { .. })) {
+            return;
+        }
+        self.move_on();
+        if attempts.go_on() && self.dice.happens(300) {
+            sleep(self.dice.between_ms(500, 5_000)).await;
         }
     }
 
@@ -177,7 +186,7 @@ impl Client {
             read: Some(v1::ReadOptions { serializable, min_revision: 0 }),
         };
         let mut kvs = self.kvs();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.get(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.get(request).await }).await;
         let answer = answer.map(|answer| {
             let found: Vec<Kv> = answer.kv.into_iter().map(kv).collect();
             self.seen = found.first().cloned().or(self.seen.take());
@@ -192,7 +201,7 @@ impl Client {
         let begun = self.town.recorder.begin(self.id, None, input);
         let request = v1::RangeRequest { start: start.into(), end: end.into(), ..Default::default() };
         let mut kvs = self.kvs();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.range(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.range(request).await }).await;
         let answer = answer.map(|answer| {
             let found = answer.kvs.into_iter().map(kv).collect();
             (answer.header.unwrap().revision, Answer::of(vec![Done::Read(found)]))
@@ -225,16 +234,40 @@ impl Client {
                 ..Default::default()
             };
             let mut kvs = self.kvs();
-            let answer = ask(PATIENCE, put, |request| async move { kvs.put(request).await }).await;
+            let answer = ask(self.patience, put, |request| async move { kvs.put(request).await }).await;
             let answer = answer.map(|answer| {
                 self.seen_index = self.seen_index.max(answer.log_index);
                 let done = Done::Put { key: answer.key.to_vec().into(), previous: None };
                 (answer.header.unwrap().revision, Answer::of(vec![done]))
             });
             attempts.note(outcome(&self.town.recorder, answer));
-            self.turn(&attempts);
+            self.turn(&attempts).await;
         }
-        self.town.recorder.end(begun, attempts.outcome());
+        let told = attempts.outcome();
+        self.town.recorder.end(begun, told.clone());
+        if self.dice.happens(80) {
+            self.put_once_more(id, key, value, &told).await;
+        }
+    }
+
+    /// Asks for the same again much later, as somebody does who has lost the answer: it is the same, or none.
+    async fn put_once_more(&mut self, id: v1::WriteId, key: &str, value: String, told: &Outcome) {
+        let Outcome::Done { revision: before, .. } = told else { return };
+        sleep(self.dice.between_ms(200, 4_000)).await;
+        self.move_on();
+        let put = v1::PutRequest {
+            id: Some(id).filter(|_| !self.has(Bug::NoRequestId)),
+            key: key.to_owned().into(),
+            value: value.into(),
+            ..Default::default()
+        };
+        let mut kvs = self.kvs();
+        let answer = ask(self.patience, put, |request| async move { kvs.put(request).await }).await;
+        let revision = answer.ok().and_then(|answer| answer.header).map(|header| header.revision);
+        if let Some(revision) = revision.filter(|revision| revision != before) {
+            let text = format!("a write of {id:?} was answered with revision {before}, and once more with {revision}");
+            self.town.recorder.fault(text);
+        }
     }
 
     async fn delete(&mut self, key: &str) {
@@ -244,14 +277,14 @@ impl Client {
         while attempts.go_on() {
             let delete = v1::DeleteRequest { id: Some(id), key: key.to_owned().into(), ..Default::default() };
             let mut kvs = self.kvs();
-            let answer = ask(PATIENCE, delete, |request| async move { kvs.delete(request).await }).await;
+            let answer = ask(self.patience, delete, |request| async move { kvs.delete(request).await }).await;
             let answer = answer.map(|answer| {
                 self.seen_index = self.seen_index.max(answer.log_index);
                 let done = Done::Deleted(u64::try_from(answer.deleted).unwrap());
                 (answer.header.unwrap().revision, Answer::of(vec![done]))
             });
             attempts.note(outcome(&self.town.recorder, answer));
-            self.turn(&attempts);
+            self.turn(&attempts).await;
         }
         self.town.recorder.end(begun, attempts.outcome());
     }
@@ -277,7 +310,7 @@ impl Client {
             ..Default::default()
         };
         let mut kvs = self.kvs();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.put(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.put(request).await }).await;
         let answer = answer.map(|answer| {
             let done = Done::Put { key: answer.key.to_vec().into(), previous: None };
             (answer.header.unwrap().revision, Answer::of(vec![done]))
@@ -301,7 +334,7 @@ impl Client {
         let txn = Txn { compares: vec![compare], then, otherwise: both, ..Txn::default() };
         let begun = self.town.recorder.begin(self.id, None, Input::Txn(txn.clone()));
         let mut kvs = self.kvs();
-        let answer = ask(PATIENCE, txn_request(&txn), |request| async move { kvs.txn(request).await }).await;
+        let answer = ask(self.patience, txn_request(&txn), |request| async move { kvs.txn(request).await }).await;
         let answer = answer.and_then(|answer| {
             if answer.replayed && !answer.succeeded {
                 // What was read is not remembered.
@@ -321,7 +354,7 @@ impl Client {
         let begun = self.town.recorder.begin(self.id, None, Input::get(key));
         let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
         let mut kvs = self.etcd();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.range(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.range(request).await }).await;
         let answer = answer.map(|answer| {
             let found: Vec<Kv> = answer.kvs.into_iter().map(etcd_kv).collect();
             self.seen = found.first().cloned().or(self.seen.take());
@@ -336,7 +369,7 @@ impl Client {
         let request =
             pb::PutRequest { key: key.to_owned().into(), value: value.into(), prev_kv: true, ..Default::default() };
         let mut kvs = self.etcd();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.put(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.put(request).await }).await;
         let answer = answer.map(|answer| {
             let done = Done::Put { key: key.into(), previous: Some(answer.prev_kv.map(etcd_kv)) };
             (answer.header.unwrap().revision, Answer::of(vec![done]))
@@ -348,7 +381,7 @@ impl Client {
         let begun = self.town.recorder.begin(self.id, None, Input::delete(key));
         let request = pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
         let mut kvs = self.etcd();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.delete_range(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.delete_range(request).await }).await;
         let answer = answer.map(|answer| {
             let done = Done::Deleted(u64::try_from(answer.deleted).unwrap());
             (answer.header.unwrap().revision, Answer::of(vec![done]))
@@ -395,7 +428,7 @@ impl Client {
             }],
         };
         let mut kvs = self.etcd();
-        let answer = ask(PATIENCE, request, |request| async move { kvs.txn(request).await }).await;
+        let answer = ask(self.patience, request, |request| async move { kvs.txn(request).await }).await;
         let answer = answer.map(|answer| {
             let results = answer.responses.into_iter().map(|one| match one.response.unwrap() {
                 pb::response_op::Response::ResponseRange(found) => {

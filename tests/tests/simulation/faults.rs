@@ -4,13 +4,14 @@
 //! - When it ends the network is whole, every member that was not removed runs, and every clock and disk is well again.
 //! - While something is wrong, leases may begin their time anew at any moment; that is noted.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_server::consensus::{Leadership, Member};
 use quorate_state::versions::STATE_VERSION;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::member::{Process, member_id, node};
@@ -28,7 +29,7 @@ pub struct Faults {
 }
 
 /// Everything that can go wrong, and how often.
-const ALL: [(u32, Fault); 16] = [
+const ALL: [(u32, Fault); 19] = [
     (10, Fault::Partition),
     (6, Fault::Heal),
     (10, Fault::Crash),
@@ -45,6 +46,9 @@ const ALL: [(u32, Fault); 16] = [
     (4, Fault::Replace),
     (5, Fault::Compact),
     (3, Fault::Mend),
+    (8, Fault::Depose),
+    (8, Fault::CrashUnderWrite),
+    (5, Fault::Reboot),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +85,12 @@ enum Fault {
     Compact,
     /// Disks and clocks are well again.
     Mend,
+    /// The leader loses all others for longer than they need to find another; clients reach it.
+    Depose,
+    /// The power of a majority goes while a write is under way.
+    CrashUnderWrite,
+    /// The stores of one, or of all, are written to their disks, and they begin again.
+    Reboot,
 }
 
 impl Faults {
@@ -184,6 +194,9 @@ impl Faults {
             Fault::Replace => self.replace(world).await,
             Fault::Compact => self.compact(world),
             Fault::Mend => mend(world),
+            Fault::Depose => self.depose(world).await,
+            Fault::CrashUnderWrite => self.crash_under_write(world).await,
+            Fault::Reboot => self.reboot(world).await,
         }
     }
 
@@ -222,6 +235,59 @@ impl Faults {
         world.surroundings.net.cut(ways);
     }
 
+    /// What the others decide meanwhile reaches it as a log or, where that was shortened, as a snapshot.
+    async fn depose(&self, world: &World) {
+        let Some(leader) = leader(world) else { return };
+        let id = leader.origin.id;
+        let others: Vec<u64> = world.running.keys().copied().filter(|other| *other != id).collect();
+        let net = &world.surroundings.net;
+        net.cut(others.iter().map(|other| (*other, id)));
+        if self.dice.happens(500) {
+            // The others still get entries of which it never hears that they have them.
+            sleep(self.dice.between_ms(5, 100)).await;
+        }
+        net.cut(others.iter().map(|other| (id, *other)));
+        sleep(self.dice.between_ms(1_000, 5_000)).await;
+        if let Some(next) = leader_but(world, Some(id)).filter(|_| self.dice.happens(500)) {
+            shorten_log(&next, Duration::from_millis(200)).await;
+        }
+        net.heal();
+    }
+
+    async fn crash_under_write(&self, world: &mut World) {
+        if self.dice.happens(500) {
+            for machine in world.machines.values() {
+                machine.conditions.slowness.store(30, Ordering::Relaxed);
+            }
+        }
+        let net = Arc::clone(&world.surroundings.net);
+        let written = Arc::clone(&world.town.recorder.written);
+        let moment = if self.dice.happens(500) { net.commands.notified() } else { written.notified() };
+        // Where nobody writes, anything else may be under way.
+        let _ = timeout(CHANGE_PATIENCE, moment).await;
+        sleep(self.dice.between_ms(0, 8)).await;
+        let ids = self.dice.shuffled(world.running.keys().copied().collect());
+        let count = if self.dice.happens(300) { ids.len() } else { ids.len() / 2 + 1 };
+        let first = leader(world).map(|leader| leader.origin.id);
+        let rest = ids.into_iter().filter(|id| Some(*id) != first);
+        let going: Vec<u64> = first.into_iter().chain(rest).take(count).collect();
+        going.into_iter().for_each(|id| world.crash(id));
+        sleep(self.dice.between_ms(100, 3_000)).await;
+        mend(world);
+        restart_all(world).await;
+    }
+
+    async fn reboot(&self, world: &mut World) {
+        let ids = self.dice.shuffled(world.running.keys().copied().collect());
+        let count = if self.dice.happens(500) { ids.len() } else { 1 };
+        for id in ids.iter().take(count) {
+            world.running[id].consensus.store().flush(true).unwrap();
+            world.crash(*id);
+        }
+        sleep(self.dice.between_ms(0, 500)).await;
+        restart_all(world).await;
+    }
+
     async fn break_disk(&self, world: &mut World) {
         let Some(process) = self.any_process(world) else { return };
         let origin = process.origin;
@@ -234,12 +300,7 @@ impl Faults {
 
     async fn snapshot(&self, world: &World) {
         let Some(process) = self.any_process(world) else { return };
-        let raft = process.consensus.raft();
-        // Errors say that it has ended meanwhile.
-        let _ = raft.trigger().snapshot().await;
-        sleep(self.dice.between_ms(0, 200)).await;
-        let applied = process.consensus.status().applied_index;
-        let _ = raft.trigger().purge_log(applied).await;
+        shorten_log(&process, self.dice.between_ms(0, 200)).await;
     }
 
     /// A new member comes in, and mostly an old one goes: what came of a step that was not answered is seen at the end.
@@ -302,6 +363,25 @@ impl Faults {
         world.settle().await;
         world.town.recorder.leader();
     }
+}
+
+/// Has a snapshot made and, a while later, the log shortened. Errors say that the process has ended meanwhile.
+async fn shorten_log(process: &Process, later: Duration) {
+    let raft = process.consensus.raft();
+    let _ = raft.trigger().snapshot().await;
+    sleep(later).await;
+    let applied = process.consensus.status().applied_index;
+    let _ = raft.trigger().purge_log(applied).await;
+}
+
+/// The leader of the newest term.
+fn leader(world: &World) -> Option<Process> {
+    leader_but(world, None)
+}
+
+fn leader_but(world: &World, not: Option<u64>) -> Option<Process> {
+    let leaders = world.running.values().filter(|process| leads(process) && Some(process.origin.id) != not);
+    leaders.max_by_key(|process| process.consensus.term()).cloned()
 }
 
 /// While something is wrong, leases may begin their time anew, or not end for want of a leader.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use quorate_proto::v1;
 use quorate_tests::checkers::history::{Action, Answer, Done, Input, Kv, Learned, Outcome, Txn};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Status;
 
 use crate::clients::Client;
@@ -68,20 +69,13 @@ impl Holder {
         if !self.put(&key, lease).await {
             return self.client.move_on();
         }
-        let renewals = self.client.dice.below(8);
-        for _ in 0..renewals {
-            let late = is_long || self.client.dice.happens(200);
-            let pause = if late { 60 + 10 * self.client.dice.below(5) as u64 } else { 33 };
-            sleep(Duration::from_millis(ttl_ms * pause / 100)).await;
-            if self.client.town.is_over() {
-                return;
-            }
-            match self.renew(lease, ttl_ms).await {
-                Learnt::Yes => {}
-                Learnt::No => return,
-                Learnt::Maybe => self.client.move_on(),
-            }
-            self.look(&key, lease).await;
+        let gone = match self.client.dice.below(10) {
+            0..4 => self.renew_now_and_then(&key, lease, ttl_ms, is_long).await,
+            8.. if !is_long => self.race(&key, lease, ttl_ms).await,
+            _ => self.keep(&key, lease, ttl_ms).await,
+        };
+        if gone {
+            return;
         }
         if self.client.dice.happens(200) {
             self.revoke(lease).await;
@@ -93,6 +87,90 @@ impl Holder {
                 return;
             }
         }
+    }
+
+    /// Renews often, or so late that it is nearly over. True: it is gone.
+    async fn renew_now_and_then(&mut self, key: &str, lease: i64, ttl_ms: u64, is_long: bool) -> bool {
+        for _ in 0..self.client.dice.below(8) {
+            let late = is_long || self.client.dice.happens(200);
+            let pause = if late { 60 + 10 * self.client.dice.below(5) as u64 } else { 33 };
+            sleep(Duration::from_millis(ttl_ms * pause / 100)).await;
+            if self.client.town.is_over() {
+                return true;
+            }
+            match self.renew(lease, ttl_ms).await {
+                Learnt::Yes => {}
+                Learnt::No => return self.look(key, lease).await,
+                Learnt::Maybe => self.client.move_on(),
+            }
+            self.look(key, lease).await;
+        }
+        false
+    }
+
+    /// Has it kept alive by another client, which stays at its member as long as that answers, and looks at all of them
+    /// whether it is there. True: it is gone.
+    async fn keep(&mut self, key: &str, lease: i64, ttl_ms: u64) -> bool {
+        let until = Instant::now() + self.client.dice.between_ms(2_000, 8_000);
+        let mut keeper = self.another(0);
+        let keeping = tokio::spawn(async move {
+            while Instant::now() < until && !keeper.client.town.is_over() {
+                sleep(Duration::from_millis(ttl_ms / 3)).await;
+                match keeper.renew(lease, ttl_ms).await {
+                    Learnt::Yes => {}
+                    Learnt::No => break,
+                    Learnt::Maybe => keeper.client.move_on(),
+                }
+            }
+        });
+        let mut gone = false;
+        while !keeping.is_finished() && !gone {
+            sleep(self.client.dice.between_ms(50, 400)).await;
+            self.client.move_on();
+            gone = self.look(key, lease).await;
+        }
+        keeping.await.unwrap();
+        gone || self.client.town.is_over()
+    }
+
+    /// Renews it from several sides just when its time is over. True: it is gone.
+    async fn race(&mut self, key: &str, lease: i64, ttl_ms: u64) -> bool {
+        let mut renewed = Instant::now();
+        for round in 1..4 {
+            sleep_until(renewed + Duration::from_millis(ttl_ms)).await;
+            if self.client.town.is_over() {
+                return true;
+            }
+            let mut racing = JoinSet::new();
+            for runner in 0..10 {
+                let mut runner = self.another(round * 100 + runner);
+                racing.spawn(async move {
+                    let sent = Instant::now();
+                    matches!(runner.renew(lease, ttl_ms).await, Learnt::Yes).then_some(sent)
+                });
+                sleep(self.client.dice.between_ms(0, 4)).await;
+            }
+            let mut last = None;
+            while let Some(done) = racing.join_next().await {
+                last = last.max(done.unwrap());
+            }
+            // Two looks: a lease that ends although it was renewed may take a moment for that.
+            for _ in 0..2 {
+                if self.look(key, lease).await {
+                    return true;
+                }
+                sleep(Duration::from_millis(ttl_ms / 4)).await;
+            }
+            let Some(last) = last else { break };
+            renewed = last;
+        }
+        false
+    }
+
+    /// Of the same id, with dice and a member of its own.
+    fn another(&self, name: u64) -> Self {
+        let dice = self.client.dice.named(("another", self.count, name));
+        Self { client: Client::new(self.client.id, self.client.town.clone(), dice), count: self.count }
     }
 
     /// True when the key stands.

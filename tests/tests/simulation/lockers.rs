@@ -7,7 +7,7 @@
 //! - Attempts at one hold share their id, and go to another member each.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::v1;
@@ -42,19 +42,32 @@ struct Session {
     lease: i64,
     /// In µs of the run's time.
     alive_until: Arc<AtomicU64>,
+    /// Its own client ends it.
+    over: Arc<AtomicBool>,
     keeping: AbortHandle,
+    /// Ends it when somebody lets go of a lock, which may be just when its turn has come.
+    dying: Option<AbortHandle>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.keeping.abort();
+        self.live_on();
     }
 }
 
 impl Session {
     fn is_alive(&self, client: &Client) -> bool {
         let margin = u64::try_from(MARGIN.as_micros()).unwrap();
-        client.town.recorder.trace.now_us() + margin < self.alive_until.load(Ordering::Relaxed)
+        !self.over.load(Ordering::Relaxed)
+            && client.town.recorder.trace.now_us() + margin < self.alive_until.load(Ordering::Relaxed)
+    }
+
+    /// It is not to end any more while others let go.
+    fn live_on(&self) {
+        if let Some(dying) = &self.dying {
+            dying.abort();
+        }
     }
 }
 
@@ -88,7 +101,14 @@ impl Locker {
         // Some sessions are let die.
         let renewals = if self.client.dice.happens(250) { self.client.dice.below(4) } else { usize::MAX };
         let keep = keep_alive(self.another_client(), lease, ttl_ms, renewals, Arc::clone(&alive_until));
-        Some(Session { lease, alive_until, keeping: tokio::spawn(keep).abort_handle() })
+        let keeping = tokio::spawn(keep).abort_handle();
+        let over = Arc::<AtomicBool>::default();
+        let dies = self.client.dice.happens(200);
+        let dying = dies.then(|| {
+            let dying = die_when_released(self.another_client(), lease, Arc::clone(&over));
+            tokio::spawn(dying).abort_handle()
+        });
+        Some(Session { lease, alive_until, over, keeping, dying })
     }
 
     /// Of the same id, with dice and a member of its own.
@@ -103,6 +123,7 @@ impl Locker {
         let recorder = self.client.town.recorder.clone();
         let invoked = recorder.trace.moment();
         let acquired = self.acquire(&lock, acquire_id, session).await;
+        session.live_on();
         let completed = recorder.trace.moment();
         let mut hold = Hold {
             lock: lock.as_str().into(),
@@ -117,6 +138,11 @@ impl Locker {
             ended: Some(completed),
         };
         let Some(acquired) = acquired else { return recorder.hold(hold) };
+        if !session.is_alive(&self.client) {
+            // Whoever knows that its session is over claims nothing.
+            hold.ended = Some(invoked);
+            return recorder.hold(hold);
+        }
         let until = Instant::now() + self.client.dice.between_ms(20, 1_500);
         while session.is_alive(&self.client) && Instant::now() < until && !self.client.town.is_over() {
             sleep(Duration::from_millis(20)).await;
@@ -124,12 +150,13 @@ impl Locker {
         // Nothing was awaited since it was last known to be alive, but for less than the margin.
         hold.ended = Some(recorder.trace.moment());
         recorder.hold(hold);
+        self.client.town.released.notify_waiters();
         self.release(&lock, acquire_id, session, acquired.token).await;
     }
 
     async fn acquire(&mut self, lock: &str, acquire_id: u64, session: &Session) -> Option<v1::AcquireResponse> {
         for _ in 0..ATTEMPTS {
-            if self.client.town.is_over() {
+            if self.client.town.is_over() || session.over.load(Ordering::Relaxed) {
                 return None;
             }
             let message = v1::AcquireRequest {
@@ -189,6 +216,17 @@ async fn keep_alive(mut client: Client, lease: i64, ttl_ms: u64, renewals: usize
             Ok(Err(_)) | Err(_) => client.move_on(),
         }
     }
+}
+
+/// Ends a lease at the time when the next lock is let go of.
+async fn die_when_released(client: Client, lease: i64, over: Arc<AtomicBool>) {
+    client.town.released.notified().await;
+    sleep(client.dice.between_ms(0, 12)).await;
+    over.store(true, Ordering::Relaxed);
+    let mut leases = v1::lease_client::LeaseClient::new(client.way());
+    let request = v1::RevokeRequest { id: None, lease_id: lease };
+    // Whatever comes of it: its client does not use it any more.
+    let _ = ask(Duration::from_secs(1), request, |request| async move { leases.revoke(request).await }).await;
 }
 
 async fn renew(way: Way, lease: i64) -> Result<u64, tonic::Status> {

@@ -17,6 +17,7 @@ mod clients;
 mod dice;
 mod disk;
 mod faults;
+mod historians;
 mod holders;
 mod lockers;
 mod member;
@@ -45,7 +46,7 @@ use world::{Plan, Report, run};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds that every test run has: the first ones, and those that once found something.
-const FIXED: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+const FIXED: [u64; 6] = [1, 2, 3, 4, 5, 6];
 
 fn plan(seed: u64) -> Plan {
     let members = if seed % 3 == 2 { 5 } else { 3 };
@@ -133,7 +134,7 @@ fn whatever_goes_wrong_every_promise_is_kept() {
 
 /// Bugs, and the seed that found each when all were looked for; docs/simulation.md tells of them.
 #[cfg(debug_assertions)]
-const FOUND: [(Bug, u64); 25] = [
+const FOUND: [(Bug, u64); 31] = [
     (Bug::ForgottenSync, 1),
     (Bug::LostEvent, 1),
     (Bug::NoRequestId, 4),
@@ -159,14 +160,24 @@ const FOUND: [(Bug, u64); 25] = [
     (Bug::Inside(Flaw::MembersDiffer), 1),
     (Bug::Inside(Flaw::CompactsTooMuch), 5),
     (Bug::Inside(Flaw::StaleDirectory), 1),
+    (Bug::Inside(Flaw::AcksBeforeWrite), 1),
+    (Bug::Inside(Flaw::ForgetsRequestIds), 1),
+    (Bug::Inside(Flaw::EarlyMark), 1),
+    (Bug::Inside(Flaw::ServesCompacted), 1),
+    (Bug::Inside(Flaw::RenewsEnded), 4),
+    (Bug::Inside(Flaw::HastyLeader), 1),
 ];
 
-/// Whether a run with this bug goes wrong.
+/// Whether a run with this bug goes wrong. How often it came by the bug is printed where it does not.
 #[cfg(debug_assertions)]
 fn finds(bug: Bug, seed: u64) -> Option<String> {
     let plan = Plan { bug: Some(bug), ..plan(seed) };
     // Whoever loses what it voted for may well panic.
     match std::panic::catch_unwind(|| run(plan)) {
+        Ok(report) if report.wrong.is_empty() => {
+            println!("{bug:?}: seed {seed} came by it {} times and passed", report.reached);
+            None
+        }
         Ok(report) => report.wrong.into_iter().next(),
         Err(_) => Some("it panicked".to_owned()),
     }

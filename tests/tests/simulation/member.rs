@@ -52,6 +52,7 @@ pub struct Machine {
 pub struct Conditions {
     dice: Dice,
     began: Instant,
+    read_ms_max: u64,
     /// Work takes so many times as long as on a good day.
     pub slowness: AtomicU64,
     /// The wall clock is so much ahead.
@@ -78,6 +79,8 @@ pub struct Surroundings {
     pub retention: AutoCompaction,
     /// What watches find in memory: so little that they often fall behind.
     pub window_bytes: usize,
+    /// A page of the store takes so long on a good day.
+    pub read_ms_max: u64,
 }
 
 impl Simulated for Conditions {
@@ -85,6 +88,7 @@ impl Simulated for Conditions {
         let slowness = self.slowness.load(Ordering::Relaxed);
         let (low, high) = match work {
             Work::LogWrite | Work::LogWritten => (0, 1),
+            Work::Read if self.read_ms_max > 0 => (0, self.read_ms_max),
             Work::Apply | Work::Read | Work::LogRead => (0, u64::from(self.dice.happens(100))),
             Work::Snapshot | Work::Purge => (0, 20),
             Work::Look => (0, 0),
@@ -129,6 +133,7 @@ impl Machine {
         let conditions = Conditions {
             dice: dice.named(("machine", id)),
             began: Instant::now(),
+            read_ms_max: surroundings.read_ms_max,
             slowness: AtomicU64::new(1),
             skew_ms: AtomicI64::new(0),
         };

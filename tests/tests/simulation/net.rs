@@ -28,7 +28,7 @@ use quorate_server::consensus::peers::{MembershipChange, Peers};
 use quorate_server::consensus::types::{Node, Snapshot, SnapshotDir, TypeConfig, Vote};
 use quorate_server::consensus::{Consensus, Proposed};
 use quorate_server::error::{ConsensusError, Happened};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tonic::service::Routes;
 
@@ -103,6 +103,8 @@ pub enum Lost {
 pub struct Net {
     dice: Dice,
     trace: Trace,
+    /// Told of each command that arrives at a leader.
+    pub commands: Notify,
     state: Mutex<State>,
 }
 
@@ -116,7 +118,7 @@ struct State {
 impl Net {
     pub fn new(dice: Dice, trace: Trace) -> Arc<Self> {
         let state = State { ends: BTreeMap::new(), cut: BTreeSet::new(), weather: Weather::FAIR, received: 0 };
-        Arc::new(Self { dice, trace, state: Mutex::new(state) })
+        Arc::new(Self { dice, trace, commands: Notify::new(), state: Mutex::new(state) })
     }
 
     pub fn listen(&self, id: u64, end: End) {
@@ -396,7 +398,9 @@ impl Peers for SimPeers {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Proposed, ConsensusError>> {
         let what = message(format!("command of {} bytes", envelope.len()));
+        let net = Arc::clone(&self.net);
         let ask = move |target: Consensus| {
+            net.commands.notify_waiters();
             let envelope = envelope.clone();
             async move { target.propose_here(envelope, deadline).await }
         };

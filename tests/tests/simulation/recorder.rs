@@ -11,9 +11,10 @@ use prost::Message as _;
 use quorate_proto::{etcd::mvccpb, v1};
 use quorate_state::outcome::{ChangeKind, RevisionChanges};
 use quorate_tests::checkers::history::{
-    Answer, Change, ChangeLog, Directory, History, Hold, Input, Kv, Learned, LeaseFact, Operation, Outcome, RequestId,
-    Watch,
+    Answer, Change, ChangeLog, Compaction, Directory, History, Hold, Input, Kv, Learned, LeaseFact, Operation, Outcome,
+    RequestId, Watch,
 };
+use tokio::sync::Notify;
 use tonic::{Code, Status};
 
 use crate::trace::Trace;
@@ -26,6 +27,8 @@ pub struct Recorder {
     history: Arc<Mutex<History>>,
     /// Answers that no member may give, whatever goes wrong.
     faults: Arc<Mutex<Vec<String>>>,
+    /// Told of each write that was answered.
+    pub written: Arc<Notify>,
 }
 
 /// An operation under way.
@@ -38,7 +41,7 @@ pub struct Begun {
 
 impl Recorder {
     pub fn new(trace: Trace) -> Self {
-        Self { trace, history: Arc::default(), faults: Arc::default() }
+        Self { trace, history: Arc::default(), faults: Arc::default(), written: Arc::default() }
     }
 
     pub fn begin(&self, client: u64, request: Option<RequestId>, input: Input) -> Begun {
@@ -49,6 +52,9 @@ impl Recorder {
         let Begun { client, request, invoked, input } = begun;
         self.trace.note(format!("client {client}: {input:?} → {outcome:?}"));
         let completed = self.trace.moment();
+        if matches!(&outcome, Outcome::Done { answer, .. } if answer.changed()) {
+            self.written.notify_waiters();
+        }
         self.history.lock().operations.push(Operation { client, request, invoked, completed, input, outcome });
     }
 
@@ -85,6 +91,24 @@ impl Recorder {
             self.trace.note(format!("an answer that says that something is broken: {status}"));
             self.faults.lock().push(format!("a client was told {:?}: {}", status.code(), status.message()));
         }
+    }
+
+    /// Notes an answer that is wrong by itself.
+    pub fn fault(&self, text: String) {
+        self.trace.note(&text);
+        self.faults.lock().push(text);
+    }
+
+    /// Somebody asks to compact.
+    pub fn compacting(&self, revision: i64) {
+        self.with(|history| history.compacted = history.compacted.max(revision));
+    }
+
+    /// That was answered.
+    pub fn compacted(&self, revision: i64) {
+        self.trace.note(format!("compacted to {revision}"));
+        let completed = self.trace.moment();
+        self.with(|history| history.compactions.push(Compaction { revision, completed }));
     }
 
     pub fn faults(&self) -> Vec<String> {

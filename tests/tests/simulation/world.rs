@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::Mutex;
-use quorate_proto::{Revision, v1};
+use quorate_proto::Revision;
 use quorate_server::chance;
 use quorate_server::config::AutoCompaction;
 use quorate_server::consensus::Leadership;
@@ -37,10 +37,9 @@ use crate::lockers::{self, Locker};
 use crate::member::{Machine, Process, Surroundings, member_id, node};
 use crate::net::Net;
 use crate::recorder::{Recorder, log_of};
-use crate::surveyors;
 use crate::trace::{Keep, Trace};
 use crate::watchers::Watcher;
-use crate::way::ask;
+use crate::{historians, surveyors};
 
 /// After all is healed, members agree within this.
 const AGREEMENT: Duration = Duration::from_mins(1);
@@ -98,6 +97,8 @@ pub struct Report {
     /// What was not as it must be.
     pub wrong: Vec<String>,
     pub simulated: Duration,
+    /// How often a flaw was come by that was put in.
+    pub reached: u64,
 }
 
 /// Watchers, and where they are to end.
@@ -138,6 +139,16 @@ pub fn run(plan: Plan) -> Report {
     report
 }
 
+#[cfg(debug_assertions)]
+fn reached() -> u64 {
+    Flaw::reached()
+}
+
+#[cfg(not(debug_assertions))]
+fn reached() -> u64 {
+    0
+}
+
 /// Memory that looks like a disk where there is such a thing: what a simulation stores is gone in a moment.
 fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
@@ -165,6 +176,7 @@ impl World {
             rules,
             retention: AutoCompaction { age: None, revisions: None },
             window_bytes: *dice.of(&[1, 1 << 10, 8 << 10, 1 << 20]),
+            read_ms_max: *dice.of(&[0, 0, 30]),
         };
         let town = Town {
             net: Arc::clone(&surroundings.net),
@@ -172,6 +184,7 @@ impl World {
             known: Arc::new(Mutex::new((1..=plan.members).collect())),
             over: Arc::new(AtomicBool::new(false)),
             think_ms: *dice.of(&[100, 300, 1_000]),
+            released: Arc::default(),
             bug: plan.bug,
         };
         let mut world = Self {
@@ -261,6 +274,7 @@ impl World {
         (1011..=1014).for_each(|id| drop(clients.spawn(Holder::new(client(id)).live())));
         (1031..=1034).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
         clients.spawn(surveyors::live(client(1041)));
+        clients.spawn(historians::live(client(1042)));
         let mut watching = Watching { goal: watch::Sender::new(None), watchers: JoinSet::new() };
         for id in 1021..=1023 {
             let watcher = Watcher::new(client(id), watching.goal.subscribe());
@@ -313,7 +327,13 @@ impl World {
         wrong.extend(self.surroundings.truth.wrong());
         wrong.extend(self.town.recorder.faults());
         wrong.extend(checkers::check(&history, Tolerance::default()).iter().map(ToString::to_string));
-        Report { trace: self.surroundings.trace.clone(), history, wrong, simulated: began.elapsed() }
+        Report {
+            trace: self.surroundings.trace.clone(),
+            history,
+            wrong,
+            simulated: began.elapsed(),
+            reached: reached(),
+        }
     }
 
     /// Waits for a leader; who does not belong to its cluster, as it has it, goes.
@@ -349,15 +369,8 @@ impl World {
 
     /// Has history compacted by a client that does not wait for it.
     pub fn compact(&self, revision: i64, dice: Dice) {
-        self.town.recorder.with(|history| history.compacted = history.compacted.max(revision));
-        let client = Client::new(1099, self.town.clone(), dice);
-        let mut kvs = v1::kv_client::KvClient::new(client.way());
-        let trace = self.surroundings.trace.clone();
-        tokio::spawn(async move {
-            let request = v1::CompactRequest { id: None, revision };
-            let done = ask(Duration::from_secs(2), request, |request| async move { kvs.compact(request).await }).await;
-            trace.note(format!("compacted to {revision}: {}", done.is_ok()));
-        });
+        let mut client = Client::new(1099, self.town.clone(), dice);
+        tokio::spawn(async move { historians::compact(&mut client, revision).await });
     }
 
     async fn agree(&self) {
