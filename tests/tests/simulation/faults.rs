@@ -271,7 +271,9 @@ impl Faults {
         let first = leader(world).map(|leader| leader.origin.id);
         let rest = ids.into_iter().filter(|id| Some(*id) != first);
         let going: Vec<u64> = first.into_iter().chain(rest).take(count).collect();
-        going.into_iter().for_each(|id| world.crash(id));
+        for id in going {
+            world.crash(id);
+        }
         sleep(self.dice.between_ms(100, 3_000)).await;
         mend(world);
         restart_all(world).await;
