@@ -134,7 +134,7 @@ fn whatever_goes_wrong_every_promise_is_kept() {
 
 /// Bugs, and the seed that found each when all were looked for; docs/simulation.md tells of them.
 #[cfg(debug_assertions)]
-const FOUND: [(Bug, u64); 31] = [
+const FOUND: [(Bug, u64); 32] = [
     (Bug::ForgottenSync, 1),
     (Bug::LostEvent, 1),
     (Bug::NoRequestId, 4),
@@ -166,6 +166,7 @@ const FOUND: [(Bug, u64); 31] = [
     (Bug::Inside(Flaw::ServesCompacted), 1),
     (Bug::Inside(Flaw::RenewsEnded), 4),
     (Bug::Inside(Flaw::HastyLeader), 1),
+    (Bug::Inside(Flaw::GrantsToDead), 2),
 ];
 
 /// Whether a run with this bug goes wrong. How often it came by the bug is printed where it does not.
