@@ -106,7 +106,8 @@ fn parse(given: &str) -> Result<String> {
         return Err(wrong("has a path"));
     }
     let authority = uri.authority().ok_or_else(|| wrong("has no host"))?;
-    if authority.host().is_empty() || authority.as_str().contains('@') {
+    // A fragment is in no part of it.
+    if authority.host().is_empty() || authority.as_str().contains('@') || authority.as_str() != bare {
         return Err(wrong("is malformed"));
     }
     match authority.as_str().strip_prefix(authority.host()) {

@@ -25,6 +25,10 @@ const UDP_BYTES_MIN: u16 = 512;
 const UDP_BYTES_MAX: u16 = 1_232;
 const TCP_BYTES_MAX: u16 = u16::MAX;
 const HEADER_BYTES: usize = 12;
+/// An empty name, type and class.
+const QUESTION_BYTES_MIN: usize = 5;
+/// The same, time to live and length.
+const RECORD_BYTES_MIN: usize = 11;
 /// After this whoever asked has given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -112,8 +116,20 @@ struct Begun {
     bytes_max: u16,
 }
 
+/// Whether the message is long enough for what its header counts: the library sets memory aside for that.
+fn has_what_it_counts(bytes: &[u8]) -> bool {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return false };
+    let [.., q1, q0, a1, a0, n1, n0, o1, o0] = *header;
+    let count = |high, low| usize::from(u16::from_be_bytes([high, low]));
+    let records = count(a1, a0) + count(n1, n0) + count(o1, o0);
+    count(q1, q0) * QUESTION_BYTES_MIN + records * RECORD_BYTES_MIN <= rest.len()
+}
+
 /// Reads a query.
 fn begin(bytes: &[u8], way: Way) -> Result<Begun, ResponseCode> {
+    if !has_what_it_counts(bytes) {
+        return Err(ResponseCode::FormErr);
+    }
     let query = Message::from_vec(bytes).map_err(|_| ResponseCode::FormErr)?;
     if query.metadata.message_type != MessageType::Query {
         return Err(ResponseCode::FormErr);

@@ -54,3 +54,17 @@ fn queries() {
         accepted
     });
 }
+
+#[test]
+fn what_a_header_counts_and_does_not_have_is_refused_before_memory_is_set_aside() {
+    let refused = |query: &[u8]| matches!(begin(query, Way::Udp), Err(ResponseCode::FormErr));
+    let question = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+    assert!(!refused(&question));
+    for count in [4, 6, 8, 10] {
+        let mut query = question;
+        query[count] = 0x7f;
+        assert!(refused(&query), "the count at {count}");
+        let taken = allocation_counter::measure(|| assert!(refused(&query))).bytes_max;
+        assert!(taken < 1_024, "{taken} bytes");
+    }
+}
