@@ -66,8 +66,13 @@ pub(crate) fn lines(unit: &str, lines: &[Line], faults: &[Mark], seconds: f64) -
     }
     for (at, line) in (0_u32..).zip(lines) {
         let x = LEFT + 150.0 * f64::from(at);
-        let _ =
-            write!(svg, "<text x=\"{x:.1}\" y=\"{}\" fill=\"{}\">— {}</text>", HEIGHT + 20.0, line.colour, line.name);
+        let _ = write!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"{}\" style=\"fill:{}\">— {}</text>",
+            HEIGHT + 20.0,
+            line.colour,
+            line.name
+        );
     }
     svg.push_str("</svg>");
     svg
