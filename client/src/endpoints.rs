@@ -112,9 +112,14 @@ fn parse(given: &str) -> Result<String> {
     }
     match authority.as_str().strip_prefix(authority.host()) {
         Some("") => Ok(format!("{bare}:{DEFAULT_PORT}")),
-        Some(port) if port[1..].parse::<u16>().is_ok() => Ok(bare.to_owned()),
+        Some(port) if port.strip_prefix(':').is_some_and(is_port) => Ok(bare.to_owned()),
         _ => Err(wrong("has a port that is none")),
     }
+}
+
+/// Digits alone: a sign before them would be read as well.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 /// All endpoints, and the choice among them.
