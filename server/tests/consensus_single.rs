@@ -19,8 +19,17 @@ async fn put_outcome_get() {
     assert!(matches!(done.outcome.result, Ok(Done::Put(_))), "{done:?}");
     assert_eq!(done.outcome.revision.get(), 2);
     assert_eq!(member.get("/a", soon()).await.unwrap().as_deref(), Some("1"));
-    let status = member.consensus.status();
-    assert_eq!((status.applied_index, status.committed_index), (done.log_index, done.log_index));
+    // What Raft tells of itself comes a moment after the answer.
+    let told = async {
+        loop {
+            let status = member.consensus.status();
+            if (status.applied_index, status.committed_index) == (done.log_index, done.log_index) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(30), told).await.expect("the status tells of the put");
     assert_eq!(status.members.len(), 1);
     assert!(!status.members[0].learner);
     assert!(member.consensus.leader_contact().is_some());
