@@ -41,15 +41,9 @@ impl EtcdWatcher {
     /// Of all that changes on the shared keys from `start` on.
     pub fn new(mut client: Etcd, start: i64, goal: watch::Receiver<Option<i64>>) -> Self {
         let (first, end) = below(&client.town.keys());
-        let watch = Watch {
-            name: format!("of client {}, etcd's wire", client.id),
-            span: Span::Range(first.into(), Some(end.into())),
-            start,
-            previous: client.dice.happens(500),
-            no_puts: false,
-            no_deletes: false,
-            told: Vec::new(),
-        };
+        let (name, span) =
+            (format!("of client {}, etcd's wire", client.id), Span::Range(first.into(), Some(end.into())));
+        let watch = Watch { previous: client.dice.happens(500), ..Watch::new(name, span, start) };
         Self { client, watch, next: start, goal }
     }
 

@@ -41,13 +41,9 @@ impl Watcher {
             Span::Range(start.into(), Some(end.into()))
         };
         let watch = Watch {
-            name: format!("of client {}", client.id),
-            span,
-            start,
             previous: client.dice.happens(500),
-            no_puts: false,
             no_deletes: client.dice.happens(200),
-            told: Vec::new(),
+            ..Watch::new(format!("of client {}", client.id), span, start)
         };
         let slow = client.dice.happens(300);
         Self { client, watch, next: start, goal, slow }

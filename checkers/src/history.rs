@@ -125,6 +125,13 @@ pub struct Watch {
     pub told: Vec<Told>,
 }
 
+impl Watch {
+    /// Of all events from `start` on, that was told nothing yet.
+    pub fn new(name: String, span: Span, start: i64) -> Self {
+        Self { name, span, start, previous: false, no_puts: false, no_deletes: false, told: Vec::new() }
+    }
+}
+
 /// One message to a watch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -20,16 +20,15 @@ async fn put_outcome_get() {
     assert_eq!(done.outcome.revision.get(), 2);
     assert_eq!(member.get("/a", soon()).await.unwrap().as_deref(), Some("1"));
     // What Raft tells of itself comes a moment after the answer.
-    let told = async {
-        loop {
-            let status = member.consensus.status();
-            if (status.applied_index, status.committed_index) == (done.log_index, done.log_index) {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    let status = tokio::time::timeout(Duration::from_secs(30), told).await.expect("the status tells of the put");
+    let raft = member.consensus.raft().wait(Some(Duration::from_secs(30)));
+    let told = |index: Option<u64>| index == Some(done.log_index);
+    let put = raft.metrics(
+        |now| told(now.last_applied.map(|id| id.index)) && told(now.local_committed.map(|id| id.index)),
+        "the status tells of the put",
+    );
+    put.await.unwrap();
+    let status = member.consensus.status();
+    assert_eq!((status.applied_index, status.committed_index), (done.log_index, done.log_index));
     assert_eq!(status.members.len(), 1);
     assert!(!status.members[0].learner);
     assert!(member.consensus.leader_contact().is_some());

@@ -11,7 +11,7 @@ use quorate::{Client, Happened, Reason};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::load::{Load, progress};
 use quorate_tests::tmpfs::Tmpfs;
-use quorate_tests::wait::{PATIENCE, until};
+use quorate_tests::wait::until;
 
 /// Bytes that no compression makes smaller, different for each key.
 fn noise(seed: u64, bytes: usize) -> Bytes {
@@ -184,23 +184,17 @@ async fn disks_that_fill_recover_by_deletes_and_compaction_alone_again_and_again
     cluster.assert_same_digests().await;
 }
 
-/// Waits until the member has what its leader has now; `false` when it has ended instead. One that falls far behind is
-/// sent a snapshot, which it goes on refusing for lack of space, and lives.
-async fn keeps_up(cluster: &mut Cluster, member: usize, leader: usize) -> bool {
+/// Waits until the member has what its leader has now; `false` when it does not answer any more. One that falls far behind
+/// is sent a snapshot, which it goes on refusing for lack of space, and lives.
+async fn keeps_up(cluster: &Cluster, member: usize, leader: usize) -> bool {
     let wanted = cluster.status(leader).await.expect("the leader answers").last_log_index;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if cluster.process(member).ended().is_some() {
-            return false;
+    let status = until("the member to keep up, or to end", || async {
+        match cluster.status(member).await {
+            Ok(status) if status.last_log_index < wanted => Err(status.last_log_index),
+            status => Ok(status),
         }
-        // One that is ending does not answer any more.
-        let has = cluster.status(member).await.map(|status| status.last_log_index);
-        if has.as_ref().is_ok_and(|has| *has >= wanted) {
-            return true;
-        }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for entry {wanted}; last saw {has:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    });
+    status.await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,7 +215,7 @@ async fn a_disk_that_fails_under_one_member_ends_it_and_the_cluster_goes_on() {
     disks[follower].fill();
     let large = noise(7, 256 << 10);
     let mut n = 0;
-    while keeps_up(&mut cluster, follower, leader).await {
+    while keeps_up(&cluster, follower, leader).await {
         client.put("/large", large.clone()).await.unwrap();
         n += 1;
         assert!(n < 2_000, "{n} large values were taken by a disk without space");

@@ -44,15 +44,8 @@ enum End {
 impl Watcher {
     pub fn new(client: Client, goal: watch::Receiver<Option<i64>>) -> Self {
         let previous = client.dice.happens(500);
-        let watch = Watch {
-            name: format!("of client {}", client.id),
-            span: Span::Range(format!("{DIRECTORY}/").into(), Some(format!("{DIRECTORY}0").into())),
-            start: 1,
-            previous,
-            no_puts: false,
-            no_deletes: false,
-            told: Vec::new(),
-        };
+        let span = Span::Range(format!("{DIRECTORY}/").into(), Some(format!("{DIRECTORY}0").into()));
+        let watch = Watch { previous, ..Watch::new(format!("of client {}", client.id), span, 1) };
         Self { client, watch, next: 1, goal }
     }
 

@@ -10,7 +10,7 @@ use quorate_chaos::Dice;
 use rustix::process::Signal;
 
 use crate::commands::demo::members::Members;
-use crate::commands::demo::observer::{all_statuses, until};
+use crate::commands::demo::observer::common_leader;
 use crate::failure::Failure;
 
 const MEMBERS: usize = 3;
@@ -41,17 +41,12 @@ impl Local {
     /// The leader that all know.
     async fn leader(&mut self) -> Result<usize, Failure> {
         let endpoints = self.members.endpoints();
-        let members = &mut self.members;
-        until("a leader that all members know", async || {
-            members.check_alive()?;
-            let Some(statuses) = all_statuses(&endpoints).await else { return Ok(None) };
-            let leader = statuses[0].leader;
-            if leader.is_none() || statuses.iter().any(|status| status.leader != leader) {
-                return Ok(None);
-            }
-            Ok(statuses.iter().position(|status| status.member.id == leader))
-        })
-        .await
+        let leader = common_leader(&mut self.members, &endpoints).await?;
+        // It was asked at one of them.
+        endpoints
+            .iter()
+            .position(|endpoint| *endpoint == leader.member.client_address)
+            .ok_or_else(|| Failure::Failed(format!("{} is none of the members", leader.member.client_address)))
     }
 
     /// Breaks something; says what.

@@ -10,6 +10,7 @@ use quorate::{Client, Event, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::members::Members;
 use super::narrator::Narrator;
 use crate::commands::watch::line_of;
 use crate::failure::Failure;
@@ -43,6 +44,20 @@ pub async fn status_of(endpoint: &str) -> Option<Status> {
 pub async fn all_statuses(endpoints: &[String]) -> Option<Vec<Status>> {
     let asked = endpoints.iter().map(|endpoint| status_of(endpoint));
     futures::future::join_all(asked).await.into_iter().collect()
+}
+
+/// The view of the leader that all members know, once they all name the same.
+pub async fn common_leader(members: &mut Members, endpoints: &[String]) -> Result<Status, Failure> {
+    until("a leader that all members know", async || {
+        members.check_alive()?;
+        let Some(statuses) = all_statuses(endpoints).await else { return Ok(None) };
+        let leader = statuses[0].leader;
+        if leader.is_none() || statuses.iter().any(|status| status.leader != leader) {
+            return Ok(None);
+        }
+        Ok(statuses.into_iter().find(|status| status.member.id == leader))
+    })
+    .await
 }
 
 /// A watch that prints what it sees, and hands it on.

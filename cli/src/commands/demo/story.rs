@@ -10,7 +10,7 @@ use quorate::{Client, EventKind, Status};
 use super::DemoArgs;
 use super::members::Members;
 use super::narrator::{Narrator, spoken};
-use super::observer::{LiveWatch, PATIENCE, all_statuses, status_of, until};
+use super::observer::{LiveWatch, PATIENCE, all_statuses, common_leader, status_of, until};
 use super::writer::{Account, DIRECTORY, Writer};
 use crate::failure::Failure;
 use crate::pages::{Pages, Span};
@@ -70,17 +70,7 @@ impl<'a> Story<'a> {
         let all = self.members.all.iter().enumerate();
         let endpoints: Vec<String> =
             all.filter(|(index, _)| Some(*index) != down).map(|(_, member)| member.client_address.clone()).collect();
-        let members = &mut *self.members;
-        until("a leader that all members know", async || {
-            members.check_alive()?;
-            let Some(statuses) = all_statuses(&endpoints).await else { return Ok(None) };
-            let leader = statuses[0].leader;
-            if leader.is_none() || statuses.iter().any(|status| status.leader != leader) {
-                return Ok(None);
-            }
-            Ok(statuses.into_iter().find(|status| status.member.id == leader))
-        })
-        .await
+        common_leader(self.members, &endpoints).await
     }
 
     async fn keys_and_a_watch(&self, client: &Client) -> Result<(), Failure> {
