@@ -28,6 +28,8 @@ use crate::error::{ConsensusError, Happened};
 
 /// How often what others change meanwhile is decided anew.
 pub const ROUNDS_MAX: usize = 16;
+/// Between two barriers that failed.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(20);
 /// To take a place back before the answer, where the call has no deadline.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -234,8 +236,9 @@ impl Acquiring<'_> {
             rooms.lines.counts.barriers();
             match rooms.barrier(deadline_default()).await {
                 Ok(()) => break,
-                // It ends when the call is to end: see `Call::interrupted`.
-                Err(ConsensusError::NoQuorum { .. } | ConsensusError::Deadline { .. }) => {}
+                // It ends when the call is to end: see `Call::interrupted`. A member that stops, or whose Raft has ended,
+                // refuses at once: without a pause nobody would look whether the call is to end.
+                Err(ConsensusError::NoQuorum { .. } | ConsensusError::Deadline { .. }) => sleep(CONFIRM_PAUSE).await,
                 Err(error) => return Err(Stop::Error(error.into())),
             }
         }
