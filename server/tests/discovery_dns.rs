@@ -114,6 +114,23 @@ async fn services_are_found_by_name_in_all_forms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metadata_that_no_message_has_room_for_hides_nobody() {
+    let doors = Doors::single().await;
+    let at = serve(&doors);
+    let wide = (0..60).map(|n| (format!("n{n:02}"), "x".repeat(4_000))).collect();
+    let small = [("rack".to_owned(), "7".to_owned())].into();
+    register(&doors, v1::Instance { metadata: wide, ..instance("web", "a") }).await;
+    register(&doors, v1::Instance { metadata: small, ..instance("web", "b") }).await;
+    let said = dig(at, "web.service.q.example TXT +tcp").await;
+    let answers = said.answers();
+    assert_eq!(answers.len(), 2, "{}", said.text);
+    assert!(answers.contains(&"\"rack=7\"".to_owned()), "{}", said.text);
+    let longest = answers.iter().map(String::len).max().unwrap();
+    assert!((8_000..9_000).contains(&longest), "two of sixty: {longest}");
+    doors.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_of_hosts_are_given_as_aliases_and_targets() {
     let doors = Doors::single().await;
     let at = serve(&doors);

@@ -352,7 +352,7 @@ impl HealthCheck {
         self
     }
 
-    /// With so long for an answer (100 ms to the interval).
+    /// With so long for an answer (100 ms to the interval, at most a minute).
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, BreakerState, Failure};
+use super::breaker::{Breaker, BreakerState, Failure, Role};
 use super::ejection::Record;
 use super::load::Load;
 use super::picker::Cost;
@@ -67,15 +67,15 @@ impl<S> Backend<S> {
         if !vitals.is_usable(now) {
             return None;
         }
-        let probe = vitals.breaker.begin(now);
+        let role = vitals.breaker.begin(now, &self.policy);
         vitals.load.begin();
-        Some(Ticket { backend: self.clone(), began: now, probe, told: false })
+        Some(Ticket { backend: self.clone(), began: now, role, told: false })
     }
 
-    /// Begins a call although it should not be used: all are like that. Its success counts like a probe's.
+    /// Begins a call although it should not be used: all are like that.
     pub(super) fn begin_anyway(self: &Arc<Self>, now: Instant) -> Ticket<S> {
         self.vitals.lock().load.begin();
-        Ticket { backend: self.clone(), began: now, probe: true, told: false }
+        Ticket { backend: self.clone(), began: now, role: Role::Anyway, told: false }
     }
 }
 
@@ -89,7 +89,7 @@ impl Vitals {
 pub(super) struct Ticket<S> {
     pub(super) backend: Arc<Backend<S>>,
     began: Instant,
-    probe: bool,
+    role: Role,
     told: bool,
 }
 
@@ -104,7 +104,7 @@ impl<S> Ticket<S> {
             return;
         }
         let mut vitals = self.backend.vitals.lock();
-        vitals.breaker.succeeded(now, self.probe, &self.backend.policy);
+        vitals.breaker.succeeded(now, self.role, &self.backend.policy);
         vitals.record.count(false);
     }
 
@@ -112,7 +112,7 @@ impl<S> Ticket<S> {
         self.told = true;
         let chance = rand::random_range(0.0..1.0);
         let mut vitals = self.backend.vitals.lock();
-        vitals.breaker.failed(how, now, self.probe, &self.backend.policy, chance);
+        vitals.breaker.failed(how, now, self.role, &self.backend.policy, chance);
         vitals.record.count(true);
     }
 }
@@ -125,7 +125,7 @@ impl<S> Drop for Ticket<S> {
         if !self.told {
             // The caller went away before an answer: how long it has waited is all that is known.
             vitals.load.measured(now.saturating_duration_since(self.began), now);
-            vitals.breaker.dropped(now, self.probe);
+            vitals.breaker.dropped(now, self.role);
         }
     }
 }

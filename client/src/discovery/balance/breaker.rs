@@ -1,7 +1,8 @@
 //! The circuit breaker of one instance: closed, open, half-open. Pure: time and chance are passed in.
 //!
 //! Invariants:
-//! - While open, no call is let through; half-open, one at a time.
+//! - While open, no call is let through; half-open, one at a time. A probe that says nothing is not waited for without end:
+//!   after [`BalancePolicy::open_max`] another call may probe.
 //! - It opens for longer each time that it opens again without having closed, up to a bound.
 
 use std::time::Duration;
@@ -40,6 +41,18 @@ pub(super) enum Failure {
     Failed,
 }
 
+/// What a call is to the breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// One of many.
+    Ordinary,
+    /// The one that goes through half-open, to see.
+    Probe,
+    /// Sent although it should not be, because all instances are like that. Its success closes as a probe's does; its
+    /// failure, or its end, says nothing of a probe that is under way.
+    Anyway,
+}
+
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
@@ -55,8 +68,10 @@ enum State {
     Open {
         until: Instant,
     },
-    /// A probe is under way.
-    Probing,
+    /// A probe is under way. From then on it is not waited for.
+    Probing {
+        until: Instant,
+    },
 }
 
 /// Calls of the last while.
@@ -76,7 +91,7 @@ impl Breaker {
         match self.state {
             State::Closed => BreakerState::Closed,
             State::Open { until } if now < until => BreakerState::Open,
-            State::Open { .. } | State::Probing => BreakerState::HalfOpen,
+            State::Open { .. } | State::Probing { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -84,30 +99,29 @@ impl Breaker {
     pub(super) fn allows(&self, now: Instant) -> bool {
         match self.state {
             State::Closed => true,
-            State::Open { until } => now >= until,
-            State::Probing => false,
+            State::Open { until } | State::Probing { until } => now >= until,
         }
     }
 
-    /// A call goes through. Answers whether it is the probe.
-    pub(super) fn begin(&mut self, now: Instant) -> bool {
-        let probe = matches!(self.state, State::Open { until } if now >= until);
-        if probe {
-            self.state = State::Probing;
+    /// A call goes through, which is allowed.
+    pub(super) fn begin(&mut self, now: Instant, policy: &BalancePolicy) -> Role {
+        if matches!(self.state, State::Closed) {
+            return Role::Ordinary;
         }
-        probe
+        self.state = State::Probing { until: now + policy.open_max };
+        Role::Probe
     }
 
-    pub(super) fn succeeded(&mut self, now: Instant, probe: bool, policy: &BalancePolicy) {
+    pub(super) fn succeeded(&mut self, now: Instant, role: Role, policy: &BalancePolicy) {
         self.failures_in_a_row = 0;
-        if probe {
+        if role != Role::Ordinary {
             *self = Self::new(now);
         }
         self.window.count(now, false, policy.breaker_window);
     }
 
     /// `chance` is from 0 to 1, evenly.
-    pub(super) fn failed(&mut self, how: Failure, now: Instant, probe: bool, policy: &BalancePolicy, chance: f64) {
+    pub(super) fn failed(&mut self, how: Failure, now: Instant, role: Role, policy: &BalancePolicy, chance: f64) {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.window.count(now, true, policy.breaker_window);
         let open = match self.state {
@@ -117,7 +131,7 @@ impl Breaker {
                     || self.window.is_bad(policy)
             }
             // Calls from before it opened, or that were sent all the same when all were open, tell nothing new.
-            State::Probing => probe,
+            State::Probing { .. } => role == Role::Probe,
             State::Open { .. } => false,
         };
         if open {
@@ -129,8 +143,8 @@ impl Breaker {
     }
 
     /// A call ended without telling anything: its caller went away.
-    pub(super) fn dropped(&mut self, now: Instant, probe: bool) {
-        if probe && matches!(self.state, State::Probing) {
+    pub(super) fn dropped(&mut self, now: Instant, role: Role) {
+        if role == Role::Probe && matches!(self.state, State::Probing { .. }) {
             // The next call probes.
             self.state = State::Open { until: now };
         }
@@ -171,8 +185,8 @@ mod tests {
         }
     }
 
-    fn fail(breaker: &mut Breaker, now: Instant, probe: bool) {
-        breaker.failed(Failure::Failed, now, probe, &policy(), 0.5);
+    fn fail(breaker: &mut Breaker, now: Instant, role: Role) {
+        breaker.failed(Failure::Failed, now, role, &policy(), 0.5);
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -181,13 +195,13 @@ mod tests {
     fn failures_in_a_row_open_it_and_a_success_between_does_not() {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
-        fail(&mut breaker, now, false);
-        fail(&mut breaker, now, false);
-        breaker.succeeded(now, false, &policy());
-        fail(&mut breaker, now, false);
-        fail(&mut breaker, now, false);
+        fail(&mut breaker, now, Role::Ordinary);
+        fail(&mut breaker, now, Role::Ordinary);
+        breaker.succeeded(now, Role::Ordinary, &policy());
+        fail(&mut breaker, now, Role::Ordinary);
+        fail(&mut breaker, now, Role::Ordinary);
         assert!(breaker.allows(now));
-        fail(&mut breaker, now, false);
+        fail(&mut breaker, now, Role::Ordinary);
         assert_eq!(breaker.state(now), BreakerState::Open);
         assert!(!breaker.allows(now));
     }
@@ -196,7 +210,7 @@ mod tests {
     fn a_refused_connection_opens_it_at_once() {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
-        breaker.failed(Failure::Refused, now, false, &policy(), 0.5);
+        breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), 0.5);
         assert_eq!(breaker.state(now), BreakerState::Open);
     }
 
@@ -205,17 +219,17 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
         for _ in 0..4 {
-            breaker.succeeded(now, false, &policy());
-            fail(&mut breaker, now, false);
+            breaker.succeeded(now, Role::Ordinary, &policy());
+            fail(&mut breaker, now, Role::Ordinary);
         }
         let later = now + policy().breaker_window;
         for _ in 0..4 {
-            breaker.succeeded(later, false, &policy());
-            fail(&mut breaker, later, false);
+            breaker.succeeded(later, Role::Ordinary, &policy());
+            fail(&mut breaker, later, Role::Ordinary);
         }
         assert!(breaker.allows(later), "eight calls are not ten");
-        breaker.succeeded(later, false, &policy());
-        fail(&mut breaker, later, false);
+        breaker.succeeded(later, Role::Ordinary, &policy());
+        fail(&mut breaker, later, Role::Ordinary);
         assert!(!breaker.allows(later));
     }
 
@@ -223,14 +237,14 @@ mod tests {
     fn half_open_lets_one_through_whose_success_closes_it() {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
-        breaker.failed(Failure::Refused, now, false, &policy(), 0.5);
+        breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), 0.5);
         let later = now + SECOND;
         assert_eq!(breaker.state(later), BreakerState::HalfOpen);
-        assert!(breaker.begin(later), "this is the probe");
+        assert_eq!(breaker.begin(later, &policy()), Role::Probe, "this is the probe");
         assert!(!breaker.allows(later), "one at a time");
-        fail(&mut breaker, later, false);
+        fail(&mut breaker, later, Role::Ordinary);
         assert_eq!(breaker.state(later), BreakerState::HalfOpen, "an old call does not decide the probe");
-        breaker.succeeded(later, true, &policy());
+        breaker.succeeded(later, Role::Probe, &policy());
         assert_eq!(breaker.state(later), BreakerState::Closed);
     }
 
@@ -238,17 +252,17 @@ mod tests {
     fn each_failed_probe_opens_it_for_longer_up_to_a_bound_and_closing_begins_anew() {
         let mut now = Instant::now();
         let mut breaker = Breaker::new(now);
-        breaker.failed(Failure::Refused, now, false, &policy(), 0.5);
+        breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), 0.5);
         for seconds in [1, 2, 4, 8, 8] {
             assert!(!breaker.allows(now + SECOND * seconds - Duration::from_millis(1)), "{seconds}");
             now += SECOND * seconds;
-            assert!(breaker.begin(now), "{seconds}");
-            fail(&mut breaker, now, true);
+            assert_eq!(breaker.begin(now, &policy()), Role::Probe, "{seconds}");
+            fail(&mut breaker, now, Role::Probe);
         }
         now += SECOND * 8;
-        let probe = breaker.begin(now);
+        let probe = breaker.begin(now, &policy());
         breaker.succeeded(now, probe, &policy());
-        breaker.failed(Failure::Refused, now, false, &policy(), 0.5);
+        breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), 0.5);
         assert!(breaker.allows(now + SECOND));
     }
 
@@ -257,20 +271,39 @@ mod tests {
         let now = Instant::now();
         for (chance, ms) in [(0.0, 750), (1.0, 1250)] {
             let mut breaker = Breaker::new(now);
-            breaker.failed(Failure::Refused, now, false, &policy(), chance);
+            breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), chance);
             assert!(!breaker.allows(now + Duration::from_millis(ms - 1)));
             assert!(breaker.allows(now + Duration::from_millis(ms)));
         }
     }
 
     #[test]
+    fn a_probe_that_says_nothing_is_followed_by_another() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), 0.5);
+        let later = now + SECOND;
+        assert_eq!(breaker.begin(later, &policy()), Role::Probe);
+        fail(&mut breaker, later, Role::Anyway);
+        breaker.dropped(later, Role::Anyway);
+        assert_eq!(breaker.state(later), BreakerState::HalfOpen, "only the probe's own failure opens it again");
+        let patience = policy().open_max;
+        assert!(!breaker.allows(later + patience - Duration::from_millis(1)), "the probe is waited for");
+        assert!(breaker.allows(later + patience));
+        assert_eq!(breaker.begin(later + patience, &policy()), Role::Probe);
+        assert!(!breaker.allows(later + patience), "and so is the next");
+        breaker.succeeded(later + patience, Role::Anyway, &policy());
+        assert_eq!(breaker.state(later + patience), BreakerState::Closed);
+    }
+
+    #[test]
     fn a_probe_whose_caller_went_away_makes_room_for_the_next() {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
-        breaker.failed(Failure::Refused, now, false, &policy(), 0.5);
+        breaker.failed(Failure::Refused, now, Role::Ordinary, &policy(), 0.5);
         let later = now + SECOND;
-        let probe = breaker.begin(later);
+        let probe = breaker.begin(later, &policy());
         breaker.dropped(later, probe);
-        assert!(breaker.begin(later));
+        assert_eq!(breaker.begin(later, &policy()), Role::Probe);
     }
 }

@@ -21,6 +21,8 @@ use crate::recipes::discovery::{Looked, is_healthy};
 const TTL_S: u32 = 5;
 /// Longest text of one string in a text record.
 const TEXT_BYTES_MAX: usize = 255;
+/// Of all strings of one record. A record that no message has room for would hide all that follow it.
+const RECORD_BYTES_MAX: usize = 8 << 10;
 
 /// What is answered to a question.
 #[derive(Debug)]
@@ -154,13 +156,23 @@ impl Question<'_> {
         }
     }
 
-    /// One record for each instance with metadata: `name=value`, as RFC 1464 has it.
+    /// One record for each instance with metadata: `name=value`, as RFC 1464 has it, in the order of their names, as many
+    /// as there is room for.
     fn texts(self, healthy: &[&v1::Instance], ttl_s: u32) -> Vec<Record> {
         let with_metadata = healthy.iter().filter(|instance| !instance.metadata.is_empty());
         let record = |instance: &&v1::Instance| {
             let mut pairs: Vec<String> =
                 instance.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
             pairs.sort();
+            let mut bytes = 0;
+            pairs.retain(|pair| {
+                let with = bytes + pair.len() + pair.len().div_ceil(TEXT_BYTES_MAX);
+                let fits = with <= RECORD_BYTES_MAX;
+                if fits {
+                    bytes = with;
+                }
+                fits
+            });
             let texts = pairs.iter().flat_map(|pair| pair.as_bytes().chunks(TEXT_BYTES_MAX)).collect();
             Record::from_rdata(self.name.clone(), ttl_s, RData::TXT(TXT::from_bytes(texts)))
         };

@@ -11,6 +11,8 @@ use super::document::Health;
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
 const INTERVAL_DEFAULT_MS: u64 = 10_000;
 const TIMEOUT_MIN_MS: u64 = 100;
+/// A member makes a bounded number of checks at a time: those that nobody answers must not keep others waiting for long.
+const TIMEOUT_MAX_MS: u64 = 60_000;
 const TIMEOUT_DEFAULT_MS: u64 = 5_000;
 const IN_A_ROW_MAX: u32 = 100;
 const FAILURES_DEFAULT: u32 = 3;
@@ -175,8 +177,9 @@ impl Check {
         if !INTERVAL_MS.contains(&self.interval_ms) {
             return Err(bounds("interval_ms", self.interval_ms, INTERVAL_MS));
         }
-        if !(TIMEOUT_MIN_MS..=self.interval_ms).contains(&self.timeout_ms) {
-            return Err(bounds("timeout_ms", self.timeout_ms, TIMEOUT_MIN_MS..=self.interval_ms));
+        let timeout_ms = TIMEOUT_MIN_MS..=TIMEOUT_MAX_MS.min(self.interval_ms);
+        if !timeout_ms.contains(&self.timeout_ms) {
+            return Err(bounds("timeout_ms", self.timeout_ms, timeout_ms));
         }
         for (what, count) in [("passes", self.passes), ("failures", self.failures)] {
             if !(1..=IN_A_ROW_MAX).contains(&count) {

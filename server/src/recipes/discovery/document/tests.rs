@@ -64,6 +64,10 @@ fn what_cannot_be_read_says_why() {
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","ttl_ms":1000}]}"#, "exactly one"),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","interval_ms":999}]}"#, "interval_ms"),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","timeout_ms":99}]}"#, "timeout_ms"),
+        (
+            r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","interval_ms":120000,"timeout_ms":60001}]}"#,
+            "timeout_ms of a check is 100 to 60000",
+        ),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","failures":101}]}"#, "failures"),
         (r#"{"address":"h","port":1,"checks":[{"tcp":"h:1","remove_after_ms":9999}]}"#, "remove_after_ms"),
         (r#"{"address":"h","port":1,"checks":[{"http":"http://u@h/"}]}"#, "user"),
