@@ -241,8 +241,9 @@ impl<'d, 's, S: Read> BatchUnderWay<'d, 's, S> {
             }
         }
         let result = self.draft.decide(&envelope.command)?;
-        let changes = std::mem::take(&mut self.draft.changes);
-        if !changes.is_empty() {
+        if !self.draft.changes.is_empty() {
+            // Of the size that they have: watchers keep them for long.
+            let changes = self.draft.changes.drain(..).collect();
             self.publish(changes, applied);
         }
         let lease_changes = std::mem::take(&mut self.draft.lease_changes);

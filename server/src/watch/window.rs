@@ -13,8 +13,10 @@ use quorate_state::outcome::{Change, ChangeKind, RevisionChanges};
 
 use super::encoded::{Encoded, WIRES, Wire};
 
-/// What a change weighs besides its key and value.
-const CHANGE_BYTES: usize = 160;
+/// What a revision weighs besides its changes: itself, the counts of its [`Arc`], and its place in the window.
+const REVISION_BYTES: usize = size_of::<Published>() + 4 * size_of::<usize>();
+/// What a change weighs besides its key and value: itself, and what counts who shares the two.
+const CHANGE_BYTES: usize = size_of::<Change>() + 2 * 4 * size_of::<usize>();
 
 /// What one transaction changed, shared by all who read it.
 #[derive(Debug)]
@@ -25,13 +27,14 @@ pub struct Published {
     pub changes: Vec<Change>,
     /// What it weighs in memory, roughly.
     pub bytes: usize,
-    encoded: [OnceLock<Encoded>; WIRES],
+    /// Boxed: mostly nobody watches.
+    encoded: [OnceLock<Box<Encoded>>; WIRES],
 }
 
 impl Published {
     /// Takes over what apply or history gave.
     pub fn new(revision: RevisionChanges) -> Self {
-        let bytes = revision.changes.iter().map(change_bytes).sum();
+        let bytes = REVISION_BYTES + revision.changes.iter().map(change_bytes).sum::<usize>();
         Self { revision: revision.revision, changes: revision.changes, bytes, encoded: Default::default() }
     }
 
@@ -42,7 +45,7 @@ impl Published {
             Wire::Native => native,
             Wire::Etcd => etcd,
         }
-        .get_or_init(encode)
+        .get_or_init(|| Box::new(encode()))
     }
 }
 
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn old_revisions_leave_when_the_bytes_are_over_the_bound() {
-        let mut window = Window::new(3 * (CHANGE_BYTES + 3), Revision(10));
+        let mut window = Window::new(3 * (REVISION_BYTES + CHANGE_BYTES + 3), Revision(10));
         assert_eq!(window.first(), Revision(11));
         for revision in 11..=15 {
             window.push(Arc::new(Published::new(put(revision, "/a", "x", 0))));
