@@ -13,7 +13,6 @@ use std::time::Duration;
 use quorate_proto::{ClusterId, MemberId, Revision};
 use quorate_state::versions::STATE_VERSION;
 use rocksdb::Cache;
-use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use crate::api::{self, Identity, Rooms, dns};
@@ -29,7 +28,7 @@ use crate::error::ConsensusError;
 use crate::leader::{LeaderJobs, Lessor};
 use crate::recipes::discovery::Discovery;
 use crate::serve::{self, Doors};
-use crate::tasks::Tasks;
+use crate::tasks::{Driven, Tasks};
 use crate::watch::{Hub, Listeners};
 
 /// What was committed before a restart is applied again within this, or the member does not start.
@@ -95,28 +94,19 @@ pub struct Server {
 /// The tasks and the runtime of consensus; ended when dropped.
 struct Core {
     tasks: Tasks,
-    runtime: Option<Runtime>,
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            self.tasks.cut_off(runtime, CUT_OFF_PATIENCE);
-        }
-    }
+    runtime: Driven,
 }
 
 impl Core {
     fn new() -> io::Result<Self> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("q-raft").enable_all().build()?;
-        Ok(Self { tasks: Tasks::default(), runtime: Some(runtime) })
+        let tasks = Tasks::default();
+        // Of one thread: a scheduler for several costs more for each wake.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { runtime: tasks.drive(runtime, CUT_OFF_PATIENCE)?, tasks })
     }
 
     fn handle(&self) -> tokio::runtime::Handle {
-        #[expect(clippy::expect_used, reason = "taken only by drop")]
-        let runtime = self.runtime.as_ref().expect("the runtime is there until drop");
-        runtime.handle().clone()
+        self.runtime.handle().clone()
     }
 }
 

@@ -304,23 +304,20 @@ impl Tasks {
         self.tracker.wait().await;
     }
 
-    /// Cuts everything off: ends `runtime`, then waits until all tasks and threads have ended, at most so long. For drop:
-    /// it may be called on a thread of another runtime, which must not be blocked by a runtime's own end.
-    ///
-    /// Threads that close a database while the process ends would abort it.
-    pub fn cut_off(&self, runtime: Runtime, patience: Duration) {
-        self.stop();
-        let tasks = self.clone();
+    /// The runtime of consensus, on a thread of its own, until what is returned is dropped.
+    pub fn drive(&self, runtime: Runtime, patience: Duration) -> std::io::Result<Driven> {
+        let handle = runtime.handle().clone();
+        let (end, asked) = tokio::sync::oneshot::channel::<()>();
         let (done, ended) = std::sync::mpsc::channel::<()>();
-        let ending = move || {
+        let tasks = self.clone();
+        std::thread::Builder::new().name("q-raft".to_owned()).spawn(move || {
+            // Its sender is dropped, never used.
+            let _ = runtime.block_on(asked);
             runtime.shutdown_timeout(patience);
             futures::executor::block_on(tasks.ended());
             drop(done);
-        };
-        if std::thread::Builder::new().name("q-end".to_owned()).spawn(ending).is_ok() {
-            // An error says that all have ended, or that time is over; there is nothing more to do then.
-            let _ = ended.recv_timeout(patience);
-        }
+        })?;
+        Ok(Driven { tasks: self.clone(), handle, end: Some(end), ended, patience })
     }
 
     /// Says why the member must stop; the first reason stands.
@@ -345,6 +342,34 @@ impl Tasks {
             OnError::EndsMember => self.fail(format!("{} ({}): {error}", task.name(), task.owner())),
             OnError::Logged => tracing::debug!(task = task.name(), error, "task ended"),
         }
+    }
+}
+
+/// A runtime that runs on a thread of its own. Dropping it cuts everything off: it stops and ends all tasks of the member,
+/// and waits for their end, at most for its patience. It may be dropped on a thread of another runtime.
+///
+/// Threads that close a database while the process ends would abort it.
+pub struct Driven {
+    tasks: Tasks,
+    handle: Handle,
+    end: Option<tokio::sync::oneshot::Sender<()>>,
+    ended: std::sync::mpsc::Receiver<()>,
+    patience: Duration,
+}
+
+impl Driven {
+    /// Spawns on it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.tasks.stop();
+        drop(self.end.take());
+        // An error says that all have ended, or that time is over; there is nothing more to do then.
+        let _ = self.ended.recv_timeout(self.patience);
     }
 }
 

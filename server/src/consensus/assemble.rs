@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::config::{Start, Timing};
+use crate::consensus::backlog::Backlog;
 use crate::consensus::bootstrap::{Bootstrap, heed_removal};
 use crate::consensus::digests::Comparison;
 use crate::consensus::disk_watch::DiskSpace;
@@ -92,6 +93,7 @@ impl Assembly {
 
         let path = self.data_dir.log();
         let log = tokio::task::spawn_blocking(move || RocksLogDisk::open(&path)).await.map_err(io::Error::other)??;
+        let backlog = Backlog::default();
         let consensus = Consensus::start(Params {
             id: identity.member,
             state: self.data_dir.state(),
@@ -101,7 +103,8 @@ impl Assembly {
             tasks: tasks.clone(),
             runtime: runtime.clone(),
             sink: self.sink,
-            network: NetworkFactory::new(links.clone()),
+            network: NetworkFactory::new(links.clone(), backlog.clone()),
+            backlog,
             peers: Arc::new(forwarder),
             disk,
             timing: self.timing,

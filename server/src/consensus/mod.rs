@@ -11,6 +11,7 @@
 pub mod applier;
 pub mod apply_thread;
 pub mod assemble;
+pub mod backlog;
 pub mod barrier;
 pub mod bootstrap;
 pub mod codec;

@@ -6,6 +6,9 @@
 //! - Every answer has a deadline: a lost one must not wedge the follower for good.
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
+//! - Word of a commit alone, an append without entries, waits for the next append while commands wait for one, at most
+//!   [`HOLD_MAX`]: what follows says all that it says. With nothing waiting it goes at once; heartbeats and read barriers
+//!   are on a stream of their own and say what is committed too.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -31,6 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::consensus::backlog::Backlog;
 use crate::consensus::links::{Links, Purpose};
 use crate::consensus::rpc_codec as codec;
 use crate::consensus::snapshot_send;
@@ -44,12 +48,16 @@ const IN_FLIGHT_MAX: usize = 32;
 /// An append's answer may wait for an fsync under load.
 const ANSWER_TTL_MIN: Duration = Duration::from_secs(2);
 
+/// How long word of a commit waits for the next append.
+const HOLD_MAX: Duration = Duration::from_millis(2);
+
 /// A transfer of leadership waits for the receiver's log to be flushed.
 const TRANSFER_TTL_MIN: Duration = Duration::from_secs(1);
 
 /// Makes the connections that Raft asks for.
 pub struct NetworkFactory {
     links: Arc<Links>,
+    backlog: Backlog,
 }
 
 /// Raft's way to one other member.
@@ -58,6 +66,7 @@ pub struct PeerNetwork {
     target: u64,
     address: String,
     purpose: Purpose,
+    backlog: Backlog,
     kept: Option<AppendStream>,
 }
 
@@ -77,14 +86,14 @@ impl AppendStream {
 }
 
 impl NetworkFactory {
-    /// Connections come from `links`.
-    pub fn new(links: Arc<Links>) -> Self {
-        Self { links }
+    /// Connections come from `links`; `backlog` says whether commands wait.
+    pub fn new(links: Arc<Links>, backlog: Backlog) -> Self {
+        Self { links, backlog }
     }
 
     fn network(&self, target: u64, node: &Node, purpose: Purpose) -> PeerNetwork {
         let address = node.peer_address.clone();
-        PeerNetwork { links: self.links.clone(), target, address, purpose, kept: None }
+        PeerNetwork { links: self.links.clone(), target, address, purpose, backlog: self.backlog.clone(), kept: None }
     }
 }
 
@@ -143,7 +152,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 Some(stream) => stream,
                 None => self.open().await?,
             };
-            let call = AppendCall { network: self, stream, input: Some(input), due: VecDeque::new(), answer_ttl };
+            let call =
+                AppendCall { network: self, stream, input: Some(input), held: None, due: VecDeque::new(), answer_ttl };
             Ok(futures::stream::unfold(Some(call), next_answer).boxed())
         })
     }
@@ -247,6 +257,8 @@ struct AppendCall<'s, S> {
     stream: AppendStream,
     /// `None` when it has ended.
     input: Option<S>,
+    /// Word of a commit that waits for the next append, and until when.
+    held: Option<(AppendEntriesRequest<TypeConfig>, Instant)>,
     /// When each answer that is awaited must be in.
     due: VecDeque<Instant>,
     answer_ttl: Duration,
@@ -257,6 +269,8 @@ enum Step {
     Answer(Result<Option<Frame>, Status>),
     Late,
     Request(Option<AppendEntriesRequest<TypeConfig>>),
+    /// What is held has waited long enough.
+    Release,
 }
 
 /// The next answer, and the call if it goes on.
@@ -270,7 +284,7 @@ where
             call.network.kept = Some(call.stream);
             return None;
         }
-        match call.step().await {
+        let request = match call.step().await {
             Step::Answer(answer) => {
                 let answer = call.answer(answer);
                 let goes_on = matches!(answer, Ok(Ok(_)));
@@ -280,15 +294,17 @@ where
                 let error = network(format!("no answer to an append within {} ms", call.answer_ttl.as_millis()));
                 return Some((Err(error), None));
             }
-            Step::Request(None) => call.input = None,
-            Step::Request(Some(request)) => {
-                let frame = Frame { body: codec::encode_append(&request) };
-                // The queue is as long as what may be in flight, so it is full only when the stream is dead.
-                if call.stream.requests.try_send(frame).is_err() {
-                    return Some((Err(network("the stream of appends has ended")), None));
-                }
-                call.due.push_back(Instant::now() + call.answer_ttl);
+            Step::Request(Some(request)) => call.hold(request),
+            Step::Request(None) => {
+                call.input = None;
+                call.release()
             }
+            Step::Release => call.release(),
+        };
+        if let Some(request) = request
+            && let Err(error) = call.send(&request)
+        {
+            return Some((Err(error), None));
         }
     }
 }
@@ -297,6 +313,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
     /// Answers first; more requests only while few are in flight.
     async fn step(&mut self) -> Step {
         let due = self.due.front().copied();
+        let until = self.held.as_ref().map(|(_, until)| *until);
         let may_send = self.due.len() < IN_FLIGHT_MAX;
         let (answers, input) = (&mut self.stream.answers, &mut self.input);
         let request = async {
@@ -305,18 +322,37 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
                 _ => std::future::pending().await,
             }
         };
-        let late = async {
-            match due {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             answer = answers.message() => Step::Answer(answer),
             request = request => Step::Request(request),
-            () = late => Step::Late,
+            () = at(until) => Step::Release,
+            () = at(due) => Step::Late,
         }
+    }
+
+    /// What is to be sent now: nothing, if it is word of a commit that the next append will bring as well.
+    fn hold(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Option<AppendEntriesRequest<TypeConfig>> {
+        // What was held says nothing that this one does not say.
+        let until = self.held.take().map_or_else(|| Instant::now() + HOLD_MAX, |(_, until)| until);
+        let may_wait = request.entries.is_empty() && matches!(self.network.purpose, Purpose::Append);
+        if may_wait && !self.network.backlog.is_empty() {
+            self.held = Some((request, until));
+            return None;
+        }
+        Some(request)
+    }
+
+    fn release(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
+        self.held.take().map(|(request, _)| request)
+    }
+
+    fn send(&mut self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), RpcError> {
+        let frame = Frame { body: codec::encode_append(request) };
+        // The queue is as long as what may be in flight, so it is full only when the stream is dead.
+        self.stream.requests.try_send(frame).map_err(|_| network("the stream of appends has ended"))?;
+        self.due.push_back(Instant::now() + self.answer_ttl);
+        Ok(())
     }
 
     fn answer(&mut self, answer: Result<Option<Frame>, Status>) -> AppendResult {
@@ -335,6 +371,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
                 }
             }
         }
+    }
+}
+
+/// Completes then; never if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

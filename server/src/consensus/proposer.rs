@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::consensus::applier::AppliedMark;
+use crate::consensus::backlog::Backlog;
 use crate::consensus::disk_watch::{DiskSpace, grows};
 use crate::consensus::flaws;
 use crate::consensus::gathering::Gathering;
@@ -57,14 +58,13 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct ProposerHandle {
     queue: mpsc::Sender<Waiting>,
-    queued_bytes: Arc<AtomicUsize>,
+    backlog: Backlog,
     applied: watch::Receiver<AppliedMark>,
 }
 
 /// The task.
 pub struct Proposer {
     queue: mpsc::Receiver<Waiting>,
-    queued_bytes: Arc<AtomicUsize>,
     /// Taken from the queue, but did not fit into the last batch.
     over: VecDeque<Waiting>,
     gathering: Gathering,
@@ -85,6 +85,8 @@ pub struct ProposerContext {
     pub disk: Arc<DiskSpace>,
     /// Space elsewhere.
     pub peers: Arc<dyn Peers>,
+    /// Told of what waits.
+    pub backlog: Backlog,
 }
 
 /// A command that can be read, as the log will have it. Cheap to clone.
@@ -178,16 +180,9 @@ impl ProposerHandle {
     /// The handle and its task.
     pub fn new(context: ProposerContext) -> (Self, Proposer) {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let applied = context.applied.clone();
-        let proposer = Proposer {
-            queue,
-            queued_bytes: queued_bytes.clone(),
-            over: VecDeque::new(),
-            gathering: Gathering::default(),
-            context,
-        };
-        (Self { queue: sender, queued_bytes, applied }, proposer)
+        let (backlog, applied) = (context.backlog.clone(), context.applied.clone());
+        let proposer = Proposer { queue, over: VecDeque::new(), gathering: Gathering::default(), context };
+        (Self { queue: sender, backlog, applied }, proposer)
     }
 
     /// Proposes at this member, which must lead (in `term`, if given). Safe to cancel: a command that was not packed
@@ -212,13 +207,13 @@ impl ProposerHandle {
         }
         let caller = Caller(Arc::new(AtomicBool::new(false)));
         let (answer, answered) = oneshot::channel();
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > QUEUE_BYTES_MAX {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if self.backlog.add(bytes) > QUEUE_BYTES_MAX {
+            self.backlog.remove(bytes);
             return Err(overloaded());
         }
         let waiting = Waiting { envelope, grows, term, claimed: caller.0.clone(), answer };
         if let Err(error) = self.queue.try_send(waiting) {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.backlog.remove(bytes);
             return Err(match error {
                 mpsc::error::TrySendError::Full(_) => overloaded(),
                 mpsc::error::TrySendError::Closed(_) => ConsensusError::ShuttingDown,
@@ -341,7 +336,7 @@ impl Proposer {
         let mut answers = Vec::with_capacity(batch.len());
         let mut leading = 0;
         for waiting in batch {
-            self.queued_bytes.fetch_sub(waiting.envelope.len(), Ordering::Relaxed);
+            self.context.backlog.remove(waiting.envelope.len());
             if waiting.claimed.swap(true, Ordering::AcqRel) {
                 continue;
             }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::config::Timing;
 use crate::consensus::applier::{AppliedState, Applier};
 use crate::consensus::apply_thread::ApplyThread;
+use crate::consensus::backlog::Backlog;
 use crate::consensus::barrier::BarrierHandle;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::handle::{Consensus, Parts, no_leader};
@@ -66,6 +67,8 @@ pub struct Params<N> {
     pub sink: Arc<dyn ApplySink>,
     /// openraft's way to the other members.
     pub network: N,
+    /// Told of what waits to be packed.
+    pub backlog: Backlog,
     /// The way of requests to the leader.
     pub peers: Arc<dyn Peers>,
     /// Free disk space.
@@ -126,6 +129,7 @@ impl Consensus {
             applied: applied.mark.subscribe(),
             disk: params.disk.clone(),
             peers: params.peers.clone(),
+            backlog: params.backlog,
         });
         let (barrier_here, barrier_here_task) = BarrierHandle::new(raft.clone(), params.peers.clone());
         let (barrier_at_leader, barrier_at_leader_task) = BarrierHandle::new(raft.clone(), params.peers.clone());

@@ -18,6 +18,7 @@ use quorate_proto::{Key, MemberId, Revision};
 use quorate_server::api::{self, Identity, Rooms};
 use quorate_server::config::Timing;
 use quorate_server::config::{AutoCompaction, Config, Limits};
+use quorate_server::consensus::backlog::Backlog;
 use quorate_server::consensus::disk_watch::DiskSpace;
 use quorate_server::consensus::log_disk::RocksLogDisk;
 use quorate_server::consensus::snapshotter::SnapshotRules;
@@ -150,6 +151,7 @@ impl Start {
             tasks: tasks.clone(),
             runtime: Handle::current(),
             sink: Arc::new(Listeners::new(hub.clone(), lessor.clone())),
+            backlog: Backlog::default(),
             network: Link::factory(net.clone(), id),
             peers: Arc::new(TestPeers::new(net.clone(), id)),
             disk: Arc::new(DiskSpace::new(path.clone(), 1 << 20)),

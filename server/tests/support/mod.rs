@@ -20,6 +20,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::Mutex;
 use quorate_proto::{ClientId, Key, MemberId, Revision};
 use quorate_server::config::Timing;
+use quorate_server::consensus::backlog::Backlog;
 use quorate_server::consensus::disk_watch::DiskSpace;
 use quorate_server::consensus::log_disk::{LogDisk, LogLoad, LogOp, RocksLogDisk};
 use quorate_server::consensus::snapshotter::SnapshotRules;
@@ -281,6 +282,7 @@ pub async fn start(id: u64, path: &Path, net: &Arc<Net>, rules: SnapshotRules) -
         tasks: tasks.clone(),
         runtime: Handle::current(),
         sink: recorder.clone(),
+        backlog: Backlog::default(),
         network: Link::factory(net.clone(), id),
         peers: Arc::new(TestPeers::new(net.clone(), id)),
         disk: Arc::new(DiskSpace::new(path.to_owned(), 1 << 20)),

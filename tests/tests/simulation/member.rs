@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use quorate_proto::{MemberId, Revision};
 use quorate_server::api::{self, Identity, Rooms};
 use quorate_server::config::{AutoCompaction, Limits, Timing};
+use quorate_server::consensus::backlog::Backlog;
 use quorate_server::consensus::disk_watch::DiskSpace;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::types::Node;
@@ -162,6 +163,7 @@ impl Machine {
             tasks: tasks.clone(),
             runtime: Handle::current(),
             sink: Arc::new(sink),
+            backlog: Backlog::default(),
             network: Links { net: Arc::clone(net), from: origin },
             peers: Arc::new(SimPeers { net: Arc::clone(net), from: origin }),
             disk: Arc::new(DiskSpace::pretended(1 << 20)),

@@ -15,7 +15,7 @@ use tonic::transport::server::TcpIncoming;
 use super::*;
 use crate::config::Timing;
 use crate::consensus::links::{LocalMember, removal};
-use crate::consensus::types::log_id;
+use crate::consensus::types::{Entry, EntryPayload, log_id};
 
 /// What the peer does with appends.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,7 @@ struct Test {
     network: PeerNetwork,
     manner: Arc<Mutex<Manner>>,
     streams: Arc<AtomicUsize>,
+    backlog: Backlog,
 }
 
 async fn test(manner: Manner) -> Test {
@@ -54,13 +55,19 @@ async fn test(manner: Manner) -> Test {
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let local = LocalMember::new(MemberId::new(1).unwrap(), "one".into(), String::new(), ClusterId::new(7));
     let links = Arc::new(Links::new(Arc::new(local), Timing::default()));
-    let network = PeerNetwork { links, target: 2, address, purpose: Purpose::Append, kept: None };
-    Test { network, manner, streams }
+    let backlog = Backlog::default();
+    let network =
+        PeerNetwork { links, target: 2, address, purpose: Purpose::Append, backlog: backlog.clone(), kept: None };
+    Test { network, manner, streams, backlog }
 }
 
 fn append(index: u64) -> AppendEntriesRequest<TypeConfig> {
     let vote = Vote::new(1, 1);
     AppendEntriesRequest { vote, prev_log_id: Some(log_id(1, index)), entries: vec![], leader_commit: None }
+}
+
+fn blank(index: u64) -> Entry {
+    Entry { log_id: log_id(1, index), payload: EntryPayload::Blank }
 }
 
 fn option() -> RPCOption {
@@ -124,6 +131,24 @@ async fn requests_go_out_while_earlier_ones_are_unanswered() {
     let mut test = test(Manner::Collects(IN_FLIGHT_MAX)).await;
     let all = 3 * IN_FLIGHT_MAX as u64;
     assert_eq!(indexes(test.call(0..all).await), (0..all).collect::<Vec<_>>());
+}
+
+/// Word of a commit is an append without entries.
+#[tokio::test]
+async fn word_of_a_commit_waits_for_the_next_append_only_while_commands_wait() {
+    let mut test = test(Manner::Answers).await;
+    let entries = |index| AppendEntriesRequest { entries: vec![blank(index + 1)], ..append(index) };
+    let input = || futures::stream::iter([append(4), append(5), entries(6), entries(7)]);
+    let answers = test.network.stream_append(input(), option()).await.unwrap();
+    assert_eq!(indexes(answers.collect().await), [4, 5, 6, 7], "nothing waits: all go");
+    test.backlog.add(1);
+    let answers = test.network.stream_append(input(), option()).await.unwrap();
+    assert_eq!(indexes(answers.collect().await), [6, 7], "what is committed goes with the entries that follow");
+    // Nothing follows, and nothing can; then nothing follows, but might.
+    assert_eq!(indexes(test.call(8..10).await), [9]);
+    let mut answers =
+        test.network.stream_append(input().take(1).chain(futures::stream::pending()), option()).await.unwrap();
+    assert_eq!(indexes(vec![answers.next().await.unwrap()]), [4]);
 }
 
 #[tokio::test]
