@@ -21,6 +21,7 @@ use quorate_server::consensus::Leadership;
 use tokio::time::{Instant, sleep};
 
 use crate::faults::leader;
+use crate::holders::Holder;
 use crate::trace::Keep;
 use crate::world::{Bug, Plan, Report, Setting, Watching, World, run_as};
 
@@ -31,6 +32,8 @@ pub const ASTRAY: &str = "the scenario has gone astray";
 const STEP_MAX: Duration = Duration::from_mins(1);
 /// Between two looks at the cluster.
 const LOOK: Duration = Duration::from_millis(1);
+/// The same of a client.
+const LOOK_BY_CLIENT: Duration = Duration::from_millis(100);
 
 /// One scenario each; the files tell them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +113,17 @@ fn between(some: &[u64], others: &[u64]) -> Vec<(u64, u64)> {
 /// The scenario cannot go on.
 fn astray(world: &World, what: &str) {
     world.failures.lock().push(format!("{ASTRAY}: {what}"));
+}
+
+/// Looks again and again whether the key of a lease is gone.
+async fn until_gone(world: &World, looker: &mut Holder, key: &str, lease: i64) {
+    let end = Instant::now() + STEP_MAX;
+    while !looker.look(key, lease).await {
+        if Instant::now() > end {
+            return astray(world, "the lease does not end");
+        }
+        sleep(LOOK_BY_CLIENT).await;
+    }
 }
 
 /// Waits until it is so.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{between, roles, until};
+use super::{between, leads, roles, until, until_gone};
 use crate::clients::key;
 use crate::holders::Holder;
 use crate::world::World;
@@ -31,11 +31,9 @@ pub async fn tell(world: &mut World) {
             }
         }
     });
-    until(world, "another leads", || others.iter().any(|id| super::leads(world, *id))).await;
+    until(world, "another leads", || others.iter().any(|id| leads(world, *id))).await;
     let mut looker = Holder::new(world.client(1012).at(others[0], PATIENCE));
-    while !looker.look(&held, LEASE).await {
-        sleep(Duration::from_millis(TTL_MS / 5)).await;
-    }
+    until_gone(world, &mut looker, &held, LEASE).await;
     over.store(true, Ordering::Relaxed);
     keeping.await.unwrap();
     world.surroundings.net.heal();

@@ -6,9 +6,8 @@ use std::time::Duration;
 use quorate_proto::LeaseId;
 use quorate_state::store::Store as _;
 use quorate_state::view::View;
-use tokio::time::sleep;
 
-use super::{roles, until};
+use super::{leads, roles, until, until_gone};
 use crate::holders::Holder;
 use crate::world::World;
 
@@ -24,11 +23,9 @@ pub async fn tell(world: &mut World) {
     until(world, "all have the note", || world.running.keys().all(|id| is_noted(world, *id))).await;
     holder.renew(LEASE, TTL_MS).await;
     world.crash(leader);
-    until(world, "another leads", || others.iter().any(|id| super::leads(world, *id))).await;
+    until(world, "another leads", || others.iter().any(|id| leads(world, *id))).await;
     world.start(leader).await;
-    while !holder.look(&held, LEASE).await {
-        sleep(Duration::from_millis(100)).await;
-    }
+    until_gone(world, &mut holder, &held, LEASE).await;
 }
 
 fn is_noted(world: &World, id: u64) -> bool {
