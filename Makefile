@@ -68,7 +68,8 @@ fuzz: setup
 # Whole clusters, each in one thread: docs/simulation.md.
 simulate: setup
 	@scripts/announce-build
-	$(if $(SEED),QUORATE_SEED=$(SEED),QUORATE_SEEDS=$(SEEDS)) $(CARGO) test --locked --workspace --test simulation -- --nocapture whatever_goes_wrong
+	$(if $(SEED),QUORATE_SEED=$(SEED),QUORATE_SEEDS=$(SEEDS)) $(if $(SCENARIO),QUORATE_SCENARIO=$(SCENARIO)) \
+	$(CARGO) test --locked --workspace --test simulation -- --nocapture $(if $(SCENARIO),what_is_written_down,whatever_goes_wrong)
 
 flaws: setup
 	@scripts/announce-build

@@ -32,7 +32,8 @@ impl Connection {
         self.0.load(Ordering::Acquire)
     }
 
-    fn broke(&self) {
+    /// Notes its end, before the calls on it are dropped.
+    pub fn broke(&self) {
         self.0.store(true, Ordering::Release);
     }
 }

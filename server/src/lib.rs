@@ -6,7 +6,7 @@ pub mod archive;
 mod authority;
 pub mod chance;
 pub mod config;
-mod connection;
+pub mod connection;
 pub mod consensus;
 pub mod data_dir;
 mod ephemeral;

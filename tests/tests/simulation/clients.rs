@@ -68,6 +68,8 @@ pub struct Client {
     patience: Duration,
     /// A version that was seen of a key, for conditions.
     seen: Option<Kv>,
+    /// It knows one member only.
+    stays: bool,
 }
 
 pub fn key(number: usize) -> String {
@@ -82,16 +84,23 @@ impl Client {
     pub fn new(id: u64, town: Town, dice: Dice) -> Self {
         let member = *dice.of(&town.known.lock());
         let patience = *dice.of(&PATIENCE);
-        Self { id, town, dice, member, written: 0, sequence: 0, seen_index: 0, patience, seen: None }
+        Self { id, town, dice, member, written: 0, sequence: 0, seen_index: 0, patience, seen: None, stays: false }
+    }
+
+    /// One that asks this member only, and waits for so long.
+    pub fn at(self, member: u64, patience: Duration) -> Self {
+        Self { member, patience, stays: true, ..self }
     }
 
     pub fn way(&self) -> Way {
-        Way { net: Arc::clone(&self.town.net), client: self.id, member: self.member }
+        Way { net: Arc::clone(&self.town.net), client: self.id, member: self.member, breaks: false }
     }
 
     /// The way to another member.
     pub fn move_on(&mut self) {
-        self.member = *self.dice.of(&self.town.known.lock());
+        if !self.stays {
+            self.member = *self.dice.of(&self.town.known.lock());
+        }
     }
 
     pub async fn think(&self) {
@@ -177,7 +186,7 @@ impl Client {
         }
     }
 
-    async fn get(&mut self, key: &str, serializable: bool) {
+    pub async fn get(&mut self, key: &str, serializable: bool) {
         let txn = Txn { serializable, ..Txn::of(read(Span::Key(key.into()))) };
         let begun = self.town.recorder.begin(self.id, None, Input::Txn(txn));
         let request = v1::GetRequest {
@@ -221,7 +230,7 @@ impl Client {
         (id, RequestId { client: self.id, sequence: self.sequence })
     }
 
-    async fn put(&mut self, key: &str) {
+    pub async fn put(&mut self, key: &str) {
         let (id, request) = self.request();
         let value = self.value();
         let begun = self.town.recorder.begin(self.id, Some(request), Input::put(key, &value));
@@ -290,7 +299,7 @@ impl Client {
     }
 
     /// A put that expects what was seen; a refused one is a transaction whose compare did not hold.
-    async fn put_if_unchanged(&mut self, key: &str) {
+    pub async fn put_if_unchanged(&mut self, key: &str) {
         let mod_revision = self.seen.as_ref().filter(|kv| kv.key == key.into()).map_or(0, |kv| kv.mod_revision);
         let value = self.value();
         let target = Target::ModRevision(mod_revision);

@@ -86,6 +86,18 @@ impl Platter {
         platters.sync();
     }
 
+    /// The last entry that is safe there.
+    pub fn last(&self) -> Option<LogId> {
+        let platters = self.0.lock();
+        let last = platters.synced.entries.last_key_value();
+        last.map(|(_, entry)| codec::decode_entry(entry.clone()).expect("it was written whole").log_id)
+    }
+
+    /// Up to where its entries are gone for whoever reads; that need not be safe.
+    pub fn purged(&self) -> Option<LogId> {
+        self.0.lock().seen.purged
+    }
+
     /// From now on every write fails, until it is opened again.
     pub fn fail(&self) {
         self.0.lock().fails = true;

@@ -368,7 +368,7 @@ impl Faults {
 }
 
 /// Has a snapshot made and, a while later, the log shortened. Errors say that the process has ended meanwhile.
-async fn shorten_log(process: &Process, later: Duration) {
+pub async fn shorten_log(process: &Process, later: Duration) {
     let raft = process.consensus.raft();
     let _ = raft.trigger().snapshot().await;
     sleep(later).await;
@@ -377,7 +377,7 @@ async fn shorten_log(process: &Process, later: Duration) {
 }
 
 /// The leader of the newest term.
-fn leader(world: &World) -> Option<Process> {
+pub fn leader(world: &World) -> Option<Process> {
     leader_but(world, None)
 }
 

@@ -25,7 +25,7 @@ pub struct Holder {
 }
 
 /// What became of a request about a lease.
-enum Learnt {
+pub enum Learnt {
     Yes,
     No,
     Maybe,
@@ -53,22 +53,7 @@ impl Holder {
         let is_long = self.client.dice.happens(300);
         let ttl_ms = if is_long { 8_000 } else { 1_000 + 500 * self.client.dice.below(5) as u64 };
         let lease = i64::try_from(self.client.id * 1_000 + self.count).unwrap();
-        let recorder = self.client.town.recorder.clone();
-        let invoked = recorder.trace.moment();
-        let grant = v1::GrantRequest { id: None, ttl_ms, lease_id: lease };
-        let mut leases = self.leases();
-        let granted = ask(PATIENCE, grant, |request| async move { leases.grant(request).await }).await;
-        if let Err(status) = granted {
-            if !is_not_sent(&status) {
-                recorder.lease(lease, invoked, Learned::MaybeRenewed { ttl_ms });
-            }
-            return self.client.move_on();
-        }
-        recorder.lease(lease, invoked, Learned::Alive { ttl_ms });
-        let key = format!("/held/{lease}");
-        if !self.put(&key, lease).await {
-            return self.client.move_on();
-        }
+        let Some(key) = self.begin(lease, ttl_ms).await else { return self.client.move_on() };
         let gone = match self.client.dice.below(10) {
             0..4 => self.renew_now_and_then(&key, lease, ttl_ms, is_long).await,
             8.. if !is_long => self.race(&key, lease, ttl_ms).await,
@@ -87,6 +72,24 @@ impl Holder {
                 return;
             }
         }
+    }
+
+    /// Has a lease granted, and puts a key under it; gives the key if it stands.
+    pub async fn begin(&mut self, lease: i64, ttl_ms: u64) -> Option<String> {
+        let recorder = self.client.town.recorder.clone();
+        let invoked = recorder.trace.moment();
+        let grant = v1::GrantRequest { id: None, ttl_ms, lease_id: lease };
+        let mut leases = self.leases();
+        let granted = ask(PATIENCE, grant, |request| async move { leases.grant(request).await }).await;
+        if let Err(status) = granted {
+            if !is_not_sent(&status) {
+                recorder.lease(lease, invoked, Learned::MaybeRenewed { ttl_ms });
+            }
+            return None;
+        }
+        recorder.lease(lease, invoked, Learned::Alive { ttl_ms });
+        let key = format!("/held/{lease}");
+        self.put(&key, lease).await.then_some(key)
     }
 
     /// Renews often, or so late that it is nearly over. True: it is gone.
@@ -196,7 +199,7 @@ impl Holder {
         put
     }
 
-    async fn renew(&mut self, lease: i64, ttl_ms: u64) -> Learnt {
+    pub async fn renew(&mut self, lease: i64, ttl_ms: u64) -> Learnt {
         let recorder = self.client.town.recorder.clone();
         let invoked = recorder.trace.moment();
         match timeout(PATIENCE, self.keep_alive(lease)).await {
@@ -238,7 +241,7 @@ impl Holder {
     }
 
     /// Whether its key is gone.
-    async fn look(&mut self, key: &str, lease: i64) -> bool {
+    pub async fn look(&mut self, key: &str, lease: i64) -> bool {
         let recorder = self.client.town.recorder.clone();
         let (invoked, begun) = (recorder.trace.moment(), recorder.begin(self.client.id, None, Input::get(key)));
         let request = v1::GetRequest {

@@ -1,7 +1,8 @@
 //! Deterministic simulation: whole clusters in one thread, with clients of both wires, under simulated time, over a
 //! network and disks that go wrong; a seed says all of it. docs/simulation.md tells how to read and replay a run.
 //!
-//! Set `QUORATE_SEED` to replay one run with its whole trace; `make simulate SEEDS=1000` runs more of them.
+//! Set `QUORATE_SEED` to replay one run with its whole trace, with `QUORATE_SCENARIO` one of a scenario; `make simulate
+//! SEEDS=1000` runs more of them.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(
@@ -23,6 +24,7 @@ mod lockers;
 mod member;
 mod net;
 mod recorder;
+mod scenarios;
 mod surveyors;
 mod trace;
 mod truth;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 #[cfg(debug_assertions)]
 use quorate_state::flaw::Flaw;
+use scenarios::{ASTRAY, Scenario};
 use trace::Keep;
 #[cfg(debug_assertions)]
 use world::Bug;
@@ -48,6 +51,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Seeds that every test run has: the first ones, and those that once found something.
 const FIXED: [u64; 6] = [1, 2, 3, 4, 5, 6];
 
+/// Seeds besides, which nobody has tried before.
+const NEW: u64 = 4;
+
+/// Seeds that each scenario is run with.
+const SCENARIO_SEEDS: u64 = 3;
+
 fn plan(seed: u64) -> Plan {
     let members = if seed % 3 == 2 { 5 } else { 3 };
     Plan { seed, members, time: Duration::from_secs(30), faults: true, keep: Keep::Tail, bug: None }
@@ -57,10 +66,15 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-fn complain(seed: u64, report: &Report) -> String {
+fn complain(replay: &str, report: &Report) -> String {
     let trace = report.trace.kept().join("\n");
     let wrong = report.wrong.join("\n");
-    format!("the end of the trace:\n{trace}\n\n{wrong}\n\nreplay it with QUORATE_SEED={seed}")
+    format!("the end of the trace:\n{trace}\n\n{wrong}\n\nreplay it with {replay}")
+}
+
+/// Seeds that follow from nothing.
+fn new_seeds(count: u64) -> Vec<u64> {
+    (0..count).map(|_| rand::random_range(0..u64::from(u32::MAX))).collect()
 }
 
 /// Runs the seeds on as many threads as there are cores, and tells how far it is. What went wrong, by seed.
@@ -71,11 +85,13 @@ fn run_all(seeds: &[u64]) -> Vec<(u64, String)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
     let work = || {
         while let Some(seed) = seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
+            println!("seed {seed} begins; make simulate SEED={seed} replays it");
             let report = std::panic::catch_unwind(|| run(plan(*seed)));
+            let replay = format!("make simulate SEED={seed}");
             let complaint = match &report {
                 Ok(report) if report.wrong.is_empty() => None,
-                Ok(report) => Some(complain(*seed, report)),
-                Err(_) => Some(format!("it panicked; replay it with QUORATE_SEED={seed}")),
+                Ok(report) => Some(complain(&replay, report)),
+                Err(_) => Some(format!("it panicked; replay it with {replay}")),
             };
             if let Ok(report) = &report {
                 let ((events, _), operations) = (report.trace.digest(), report.history.operations.len());
@@ -124,83 +140,134 @@ fn whatever_goes_wrong_every_promise_is_kept() {
         return;
     }
     let seeds: Vec<u64> = match number("QUORATE_SEEDS") {
-        Some(count) => (0..count).map(|_| rand::random_range(0..u64::from(u32::MAX))).collect(),
-        None => FIXED.to_vec(),
+        Some(count) => new_seeds(count),
+        None => FIXED.into_iter().chain(new_seeds(NEW)).collect(),
     };
     let wrong = run_all(&seeds);
     let failed: Vec<u64> = wrong.iter().map(|(seed, _)| *seed).collect();
     assert!(wrong.is_empty(), "seeds {failed:?} went wrong, see above; the first:\n{}", wrong[0].1);
 }
 
-/// Bugs, and the seed that found each when all were looked for; docs/simulation.md tells of them.
+/// With `QUORATE_SCENARIO` that one alone; `QUORATE_SEEDS` says how many seeds, `QUORATE_SEED` replays one.
+#[test]
+fn what_is_written_down_goes_wrong_and_every_promise_is_kept() {
+    let named = |name: String| Scenario::named(&name).unwrap_or_else(|| panic!("there is no scenario {name}"));
+    let only = std::env::var("QUORATE_SCENARIO").ok().map(named);
+    let replayed = number("QUORATE_SEED").filter(|_| only.is_some());
+    let (seeds, keep) = match replayed {
+        Some(seed) => (vec![seed], Keep::Print),
+        None => ((1..=number("QUORATE_SEEDS").unwrap_or(SCENARIO_SEEDS)).collect(), Keep::Tail),
+    };
+    let mut wrong = Vec::new();
+    for scenario in Scenario::ALL.into_iter().filter(|scenario| only.is_none_or(|only| only == *scenario)) {
+        for seed in &seeds {
+            let report = scenarios::run(scenario, *seed, keep, None);
+            let replay = format!("make simulate SCENARIO={scenario:?} SEED={seed}");
+            if !report.wrong.is_empty() {
+                println!("{scenario:?} with seed {seed} went wrong: {}", complain(&replay, &report));
+                wrong.push((scenario, *seed));
+            }
+        }
+        println!("{scenario:?}: {} seeds", seeds.len());
+    }
+    assert!(wrong.is_empty(), "these went wrong, see above: {wrong:?}");
+}
+
+/// What finds a bug.
 #[cfg(debug_assertions)]
-const FOUND: [(Bug, u64); 31] = [
-    (Bug::ForgottenSync, 1),
-    (Bug::LostEvent, 1),
-    (Bug::NoRequestId, 1),
-    (Bug::Inside(Flaw::AnswersBeforeCommit), 1),
-    (Bug::Inside(Flaw::VoteNotSaved), 1),
-    (Bug::Inside(Flaw::PurgesBeforeFlush), 1),
-    (Bug::Inside(Flaw::AppliesAgain), 1),
-    (Bug::Inside(Flaw::HalfSnapshot), 1),
-    (Bug::Inside(Flaw::RemovedCounts), 2),
-    (Bug::Inside(Flaw::NoBarrier), 1),
-    (Bug::Inside(Flaw::TrustsStaleLeader), 1),
-    (Bug::Inside(Flaw::JoinsRound), 5),
-    (Bug::Inside(Flaw::JointGap), 1),
-    (Bug::Inside(Flaw::JointRepeat), 1),
-    (Bug::Inside(Flaw::TornTransaction), 1),
-    (Bug::Inside(Flaw::WrongPrevious), 1),
-    (Bug::Inside(Flaw::Immortal), 1),
-    (Bug::Inside(Flaw::KeyOutlivesLease), 1),
-    (Bug::Inside(Flaw::TwoHolders), 1),
-    (Bug::Inside(Flaw::ReusesRevision), 1),
-    (Bug::Inside(Flaw::IgnoresCompares), 1),
-    (Bug::Inside(Flaw::MembersDiffer), 1),
-    (Bug::Inside(Flaw::CompactsTooMuch), 1),
-    (Bug::Inside(Flaw::StaleDirectory), 1),
-    (Bug::Inside(Flaw::AcksBeforeWrite), 1),
-    (Bug::Inside(Flaw::ForgetsRequestIds), 1),
-    (Bug::Inside(Flaw::EarlyMark), 1),
-    (Bug::Inside(Flaw::ServesCompacted), 1),
-    (Bug::Inside(Flaw::RenewsEnded), 4),
-    (Bug::Inside(Flaw::HastyLeader), 1),
-    (Bug::Inside(Flaw::GrantsToDead), 2),
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Seed(u64),
+    Scenario(Scenario),
+}
+
+/// Bugs, and what found each when all were looked for; docs/simulation.md tells of them. One is found in two ways.
+#[cfg(debug_assertions)]
+const FOUND: [(Bug, By); 38] = [
+    (Bug::ForgottenSync, By::Seed(1)),
+    (Bug::LostEvent, By::Seed(1)),
+    (Bug::NoRequestId, By::Seed(1)),
+    (Bug::Inside(Flaw::AnswersBeforeCommit), By::Seed(1)),
+    (Bug::Inside(Flaw::VoteNotSaved), By::Seed(1)),
+    (Bug::Inside(Flaw::PurgesBeforeFlush), By::Seed(1)),
+    (Bug::Inside(Flaw::AppliesAgain), By::Seed(1)),
+    (Bug::Inside(Flaw::HalfSnapshot), By::Seed(1)),
+    (Bug::Inside(Flaw::RemovedCounts), By::Seed(2)),
+    (Bug::Inside(Flaw::DiscardedIsNo), By::Scenario(Scenario::Discarded)),
+    (Bug::Inside(Flaw::DiscardedIsNo), By::Scenario(Scenario::Overtaken)),
+    (Bug::Inside(Flaw::UnknownIsNo), By::Scenario(Scenario::Unheard)),
+    (Bug::Inside(Flaw::NoBarrier), By::Seed(1)),
+    (Bug::Inside(Flaw::TrustsStaleLeader), By::Seed(1)),
+    (Bug::Inside(Flaw::JoinsRound), By::Seed(5)),
+    (Bug::Inside(Flaw::JointGap), By::Seed(1)),
+    (Bug::Inside(Flaw::JointRepeat), By::Seed(1)),
+    (Bug::Inside(Flaw::WindowEdge), By::Scenario(Scenario::Edge)),
+    (Bug::Inside(Flaw::TornTransaction), By::Seed(1)),
+    (Bug::Inside(Flaw::WrongPrevious), By::Seed(1)),
+    (Bug::Inside(Flaw::Immortal), By::Seed(1)),
+    (Bug::Inside(Flaw::KeyOutlivesLease), By::Seed(1)),
+    (Bug::Inside(Flaw::TwoHolders), By::Seed(1)),
+    (Bug::Inside(Flaw::ReusesRevision), By::Seed(1)),
+    (Bug::Inside(Flaw::IgnoresCompares), By::Seed(1)),
+    (Bug::Inside(Flaw::MembersDiffer), By::Seed(1)),
+    (Bug::Inside(Flaw::CompactsTooMuch), By::Seed(1)),
+    (Bug::Inside(Flaw::StaleDirectory), By::Seed(1)),
+    (Bug::Inside(Flaw::AcksBeforeWrite), By::Seed(1)),
+    (Bug::Inside(Flaw::ForgetsRequestIds), By::Seed(1)),
+    (Bug::Inside(Flaw::EarlyMark), By::Seed(1)),
+    (Bug::Inside(Flaw::ServesCompacted), By::Seed(1)),
+    (Bug::Inside(Flaw::RenewsEnded), By::Seed(4)),
+    (Bug::Inside(Flaw::DeposedKeepAlive), By::Scenario(Scenario::Deposed)),
+    (Bug::Inside(Flaw::KeepsNote), By::Scenario(Scenario::Noted)),
+    (Bug::Inside(Flaw::HastyLeader), By::Seed(1)),
+    (Bug::Inside(Flaw::GrantsToDead), By::Seed(2)),
+    (Bug::Inside(Flaw::LateCleanUp), By::Scenario(Scenario::Late)),
 ];
 
-/// Whether a run with this bug goes wrong. How often it came by the bug is printed where it does not.
+/// What was wrong in a run with this bug. How often it came by the bug is printed where nothing was.
 #[cfg(debug_assertions)]
-fn finds(bug: Bug, seed: u64) -> Option<String> {
-    let plan = Plan { bug: Some(bug), ..plan(seed) };
-    // Whoever loses what it voted for may well panic.
-    match std::panic::catch_unwind(|| run(plan)) {
-        Ok(report) if report.wrong.is_empty() => {
-            println!("{bug:?}: seed {seed} came by it {} times and passed", report.reached);
-            None
+fn finds(bug: Bug, by: By) -> Option<String> {
+    let go = || match by {
+        By::Seed(seed) => run(Plan { bug: Some(bug), ..plan(seed) }),
+        By::Scenario(scenario) => scenarios::run(scenario, 1, Keep::Tail, Some(bug)),
+    };
+    match std::panic::catch_unwind(go) {
+        Ok(report) => {
+            let found = report.wrong.into_iter().find(|wrong| !wrong.starts_with(ASTRAY));
+            if found.is_none() {
+                println!("{bug:?}: {by:?} came by it {} times and passed", report.reached);
+            }
+            found
         }
-        Ok(report) => report.wrong.into_iter().next(),
-        Err(_) => Some("it panicked".to_owned()),
+        // Whoever loses what it voted for may well panic. A scenario is not to.
+        Err(_) => matches!(by, By::Seed(_)).then(|| "it panicked".to_owned()),
     }
 }
 
-/// Each bug that is put in on purpose is seen, first of all where it was found before. With `QUORATE_BUGS`, which says how
-/// many seeds to try, all are looked for from the first seed on, also those that were never found; for the table.
+/// Each bug that is put in on purpose is seen, first of all by what found it before. With `QUORATE_BUGS`, which says how
+/// many seeds to try, all are looked for from the first seed on, and then in the scenarios; for the table.
 #[cfg(debug_assertions)]
 #[test]
 fn a_bug_that_is_put_in_on_purpose_is_found() {
     let seeds_max = number("QUORATE_BUGS");
     let only = std::env::var("QUORATE_BUG").ok();
-    let bugs = if seeds_max.is_some() { Bug::all() } else { FOUND.map(|(bug, _)| bug).to_vec() };
-    let is_wanted = |bug: &Bug| only.as_ref().is_none_or(|only| format!("{bug:?}").contains(only));
-    let bugs: Vec<Bug> = bugs.into_iter().filter(is_wanted).collect();
+    let is_wanted = |(bug, _): &(Bug, By)| only.as_ref().is_none_or(|only| format!("{bug:?}").contains(only));
+    assert!(Bug::all().iter().all(|bug| FOUND.iter().any(|(found, _)| found == bug)), "the table has them all");
+    let bugs: Vec<(Bug, By)> = FOUND.into_iter().filter(is_wanted).collect();
     let (next, missed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let work = || {
-        while let Some(bug) = bugs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
-            let before = FOUND.iter().find(|(found, _)| found == bug).filter(|_| seeds_max.is_none());
-            let mut seeds = before.map(|(_, seed)| *seed).into_iter().chain(1..=seeds_max.unwrap_or(20));
-            let found = seeds.find_map(|seed| Some((seed, finds(*bug, seed)?)));
-            if let Some((seed, wrong)) = found {
-                println!("{bug:?}: found by seed {seed}: {}", wrong.lines().next().unwrap_or_default());
+        while let Some((bug, by)) = bugs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
+            let seeds = (1..=seeds_max.unwrap_or(20)).map(By::Seed);
+            let scenarios = Scenario::ALL.map(By::Scenario);
+            let before = Some(*by).filter(|_| seeds_max.is_none());
+            let mut ways = before.into_iter().chain(seeds).chain(scenarios);
+            // What only a scenario finds is not looked for by chance.
+            let found = match by {
+                By::Scenario(_) if seeds_max.is_none() => finds(*bug, *by).map(|wrong| (*by, wrong)),
+                _ => ways.find_map(|by| Some((by, finds(*bug, by)?))),
+            };
+            if let Some((by, wrong)) = found {
+                println!("{bug:?}: found by {by:?}: {}", wrong.lines().next().unwrap_or_default());
             } else {
                 println!("{bug:?}: not found");
                 missed.lock().push(*bug);

@@ -53,7 +53,10 @@ pub struct Machine {
 pub struct Conditions {
     dice: Dice,
     began: Instant,
-    read_ms_max: u64,
+    /// What reading a page takes on a good day, at least and at most, before it is read and once more after.
+    pub read_ms: (AtomicU64, AtomicU64),
+    /// How often that was asked for.
+    pub reads: AtomicU64,
     /// Work takes so many times as long as on a good day.
     pub slowness: AtomicU64,
     /// The wall clock is so much ahead.
@@ -87,9 +90,13 @@ pub struct Surroundings {
 impl Simulated for Conditions {
     fn takes(&self, work: Work) -> Duration {
         let slowness = self.slowness.load(Ordering::Relaxed);
+        if matches!(work, Work::Read) {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        let read_ms = (self.read_ms.0.load(Ordering::Relaxed), self.read_ms.1.load(Ordering::Relaxed));
         let (low, high) = match work {
             Work::LogWrite | Work::LogWritten => (0, 1),
-            Work::Read if self.read_ms_max > 0 => (0, self.read_ms_max),
+            Work::Read if read_ms.1 > 0 => read_ms,
             Work::Apply | Work::Read | Work::LogRead => (0, u64::from(self.dice.happens(100))),
             Work::Snapshot | Work::Purge => (0, 20),
             Work::Look => (0, 0),
@@ -134,7 +141,8 @@ impl Machine {
         let conditions = Conditions {
             dice: dice.named(("machine", id)),
             began: Instant::now(),
-            read_ms_max: surroundings.read_ms_max,
+            read_ms: (AtomicU64::new(0), AtomicU64::new(surroundings.read_ms_max)),
+            reads: AtomicU64::new(0),
             slowness: AtomicU64::new(1),
             skew_ms: AtomicI64::new(0),
         };

@@ -111,13 +111,21 @@ pub struct Net {
 struct State {
     ends: BTreeMap<u64, End>,
     cut: BTreeSet<(u64, u64)>,
+    /// Ways on which appends are lost, and smaller messages are not.
+    narrow: BTreeSet<(u64, u64)>,
     weather: Weather,
     received: u64,
 }
 
 impl Net {
     pub fn new(dice: Dice, trace: Trace) -> Arc<Self> {
-        let state = State { ends: BTreeMap::new(), cut: BTreeSet::new(), weather: Weather::FAIR, received: 0 };
+        let state = State {
+            ends: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            narrow: BTreeSet::new(),
+            weather: Weather::FAIR,
+            received: 0,
+        };
         Arc::new(Self { dice, trace, commands: Notify::new(), state: Mutex::new(state) })
     }
 
@@ -142,8 +150,26 @@ impl Net {
         self.state.lock().cut.extend(ways);
     }
 
+    pub fn open(&self, ways: impl IntoIterator<Item = (u64, u64)>) {
+        let mut state = self.state.lock();
+        for way in ways {
+            state.cut.remove(&way);
+        }
+    }
+
+    /// From now on ways are so narrow that appends do not get through.
+    pub fn lose_appends(&self, ways: impl IntoIterator<Item = (u64, u64)>) {
+        self.state.lock().narrow.extend(ways);
+    }
+
+    pub fn carry_appends(&self) {
+        self.state.lock().narrow.clear();
+    }
+
     pub fn heal(&self) {
-        self.state.lock().cut.clear();
+        let mut state = self.state.lock();
+        state.cut.clear();
+        state.narrow.clear();
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -271,6 +297,10 @@ impl RaftNetworkV2<TypeConfig> for Link {
         let index = |id: Option<quorate_server::consensus::types::LogId>| id.map_or(-1, |id| id.index as i64);
         let (after, committed) = (index(rpc.prev_log_id), index(rpc.leader_commit));
         let what = message(format!("append {} after {after}, committed {committed}", rpc.entries.len()));
+        if self.net.state.lock().narrow.contains(&(self.from.id, self.to)) {
+            sleep(ANSWER_PATIENCE).await;
+            return Err(failed(Lost::Somewhere));
+        }
         let ask = move |target: Consensus| {
             let rpc = rpc.clone();
             async move {

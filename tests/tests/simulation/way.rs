@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - A request that arrived is worked on to its end, whether its client still waits or not; unless word arrives that the
-//!   client has cancelled it, as half of them send.
+//!   client has cancelled it, as half of them send, or that its connection broke, where a scenario wants that.
 //! - A stream ends with an error when the process that serves it does.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use quorate_server::connection::Connection;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -26,6 +27,8 @@ pub struct Way {
     pub net: Arc<Net>,
     pub client: u64,
     pub member: u64,
+    /// Whoever gives up here breaks the connection; else chance says whether the member hears that it was cancelled.
+    pub breaks: bool,
 }
 
 impl Service<http::Request<Body>> for Way {
@@ -43,7 +46,7 @@ impl Service<http::Request<Body>> for Way {
 }
 
 impl Way {
-    async fn carry(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    async fn carry(self, mut request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         if !self.net.carry(self.client, self.member).await {
             // Its client gives up by itself.
             return std::future::pending().await;
@@ -52,7 +55,9 @@ impl Way {
         let end = self.net.end(self.member).ok_or_else(refused)?;
         let mut routes = end.routes.ok_or_else(refused)?;
         let (mut sender, answer) = oneshot::channel();
-        let says_so = self.net.happens(500);
+        let says_so = self.breaks || self.net.happens(500);
+        let connection = Connection::default();
+        request.extensions_mut().insert(connection.clone());
         let origin = Origin { id: self.member, process: end.process };
         let net = Arc::clone(&self.net);
         tokio::spawn(async move {
@@ -60,6 +65,9 @@ impl Way {
                 sender.closed().await;
                 if !says_so || !net.carry(self.client, self.member).await {
                     std::future::pending::<()>().await;
+                }
+                if self.breaks {
+                    connection.broke();
                 }
             };
             let answer = tokio::select! {

@@ -61,6 +61,25 @@ pub struct Plan {
     pub bug: Option<Bug>,
 }
 
+/// What members and clients are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// See [`Surroundings`].
+    pub window_bytes: usize,
+    pub read_ms_max: u64,
+    /// See [`Town`].
+    pub think_ms: u64,
+}
+
+impl Setting {
+    /// As chance has it.
+    fn any(dice: &Dice) -> Self {
+        let window_bytes = *dice.of(&[1, 1 << 10, 8 << 10, 1 << 20]);
+        let read_ms_max = *dice.of(&[0, 0, 30]);
+        Self { window_bytes, read_ms_max, think_ms: *dice.of(&[100, 300, 1_000]) }
+    }
+}
+
 /// A bug that is put in on purpose, to see that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
@@ -102,9 +121,21 @@ pub struct Report {
 }
 
 /// Watchers, and where they are to end.
-struct Watching {
+pub struct Watching {
     goal: watch::Sender<Option<i64>>,
     watchers: JoinSet<()>,
+}
+
+impl Watching {
+    /// Nobody yet.
+    pub fn begin() -> Self {
+        Self { goal: watch::Sender::new(None), watchers: JoinSet::new() }
+    }
+
+    pub fn add(&mut self, client: Client, etcd: bool) {
+        let watcher = Watcher::new(client, self.goal.subscribe());
+        self.watchers.spawn(watcher.live(etcd));
+    }
 }
 
 /// Everything there is.
@@ -123,16 +154,21 @@ pub struct World {
     _dir: tempfile::TempDir,
 }
 
-/// Runs a plan to its end.
+/// Runs a plan to its end: clients live while things go wrong, by chance.
 pub fn run(plan: Plan) -> Report {
+    run_as(plan, None, async |world| world.live().await)
+}
+
+/// Runs a plan to its end. What happens is told by `life`; the rest, and what is checked, are the same for all.
+pub fn run_as(plan: Plan, setting: Option<Setting>, life: impl AsyncFnOnce(&mut World) -> Watching) -> Report {
     chance::seed_thread(plan.seed);
     #[cfg(debug_assertions)]
     Flaw::put_in(plan.bug.and_then(Bug::flaw));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let report = runtime.block_on(async {
         let began = Instant::now();
-        let mut world = World::begin(plan).await;
-        let watching = world.live().await;
+        let mut world = World::begin(plan, setting).await;
+        let watching = life(&mut world).await;
         world.end(watching, began).await
     });
     runtime.shutdown_background();
@@ -156,7 +192,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 impl World {
-    async fn begin(plan: Plan) -> Self {
+    async fn begin(plan: Plan, setting: Option<Setting>) -> Self {
         let trace = Trace::new(plan.keep);
         let dice = Dice::new(plan.seed);
         let dir = scratch();
@@ -167,6 +203,7 @@ impl World {
             keep_entries: 20 + dice.below(100) as u64,
             interval: Duration::from_secs(1),
         };
+        let setting = setting.unwrap_or_else(|| Setting::any(&dice));
         let surroundings = Surroundings {
             net: Net::new(dice.named("net"), trace.clone()),
             trace: trace.clone(),
@@ -175,15 +212,15 @@ impl World {
             cache: Cache::new_lru_cache(8 << 20),
             rules,
             retention: AutoCompaction { age: None, revisions: None },
-            window_bytes: *dice.of(&[1, 1 << 10, 8 << 10, 1 << 20]),
-            read_ms_max: *dice.of(&[0, 0, 30]),
+            window_bytes: setting.window_bytes,
+            read_ms_max: setting.read_ms_max,
         };
         let town = Town {
             net: Arc::clone(&surroundings.net),
             recorder: Recorder::new(trace),
             known: Arc::new(Mutex::new((1..=plan.members).collect())),
             over: Arc::new(AtomicBool::new(false)),
-            think_ms: *dice.of(&[100, 300, 1_000]),
+            think_ms: setting.think_ms,
             released: Arc::default(),
             bug: plan.bug,
         };
@@ -260,10 +297,15 @@ impl World {
         self.machines.get_mut(&id).unwrap().stop(process, &self.surroundings).await;
     }
 
+    /// A client with dice of its own.
+    pub fn client(&self, id: u64) -> Client {
+        Client::new(id, self.town.clone(), self.dice.named(("client", id)))
+    }
+
     /// Clients live while things go wrong, and a little longer. Watchers go on until they are told where to end.
     async fn live(&mut self) -> Watching {
         let mut clients = JoinSet::new();
-        let client = |id: u64| Client::new(id, self.town.clone(), self.dice.named(("client", id)));
+        let client = |id: u64| self.client(id);
         for id in 1001..=1006 {
             if id % 3 == 0 {
                 clients.spawn(client(id).live_etcd());
@@ -275,11 +317,8 @@ impl World {
         (1031..=1034).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
         clients.spawn(surveyors::live(client(1041)));
         clients.spawn(historians::live(client(1042)));
-        let mut watching = Watching { goal: watch::Sender::new(None), watchers: JoinSet::new() };
-        for id in 1021..=1023 {
-            let watcher = Watcher::new(client(id), watching.goal.subscribe());
-            watching.watchers.spawn(watcher.live(id % 3 == 0));
-        }
+        let mut watching = Watching::begin();
+        (1021..=1023).for_each(|id| watching.add(client(id), id % 3 == 0));
         let until = Instant::now() + self.plan.time;
         if self.plan.faults {
             Faults::new(self.dice.named("faults")).happen(self, until).await;
