@@ -28,7 +28,7 @@ pub(crate) async fn observe(mut client: Native) {
             match item {
                 Some(Ok(leader)) => {
                     let now = recorder.moment();
-                    recorder.election(&election, name, now, Elected::Observed(leader.map(leading)));
+                    recorder.election(&election, name, now, Elected::Observed(leader.as_ref().map(leading)));
                 }
                 Some(Err(error)) => {
                     recorder.look_at(&error);
@@ -49,12 +49,14 @@ pub(crate) async fn ask(mut client: Native) {
         client.town.pause(think).await;
         let invoked = recorder.moment();
         match client.client.election(election.clone()).leader().await {
-            Ok(leader) => drop(recorder.election(&election, client.id, invoked, Elected::Read(leader.map(leading)))),
+            Ok(leader) => {
+                recorder.election(&election, client.id, invoked, Elected::Read(leader.as_ref().map(leading)));
+            }
             Err(error) => recorder.look_at(&error),
         }
     }
 }
 
-fn leading(leader: quorate::Leader) -> Leading {
+fn leading(leader: &quorate::Leader) -> Leading {
     Leading { key: (&leader.key).into(), term: leader.term.0, value: (&leader.value).into() }
 }

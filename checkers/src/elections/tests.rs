@@ -16,6 +16,7 @@ fn proclaim(client: u64, moments: (u64, u64), term: i64, value: &str, said: Said
     fact(client, moments, Elected::Proclaimed { term, value: value.into(), said })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as facts have it")]
 fn leading(client: u64, term: i64, value: &str) -> Option<Leading> {
     Some(Leading { key: format!("/e/{client}").into(), term, value: value.into() })
 }
