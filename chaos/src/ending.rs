@@ -126,12 +126,13 @@ pub(crate) async fn log(client: &Client, from: i64, to: i64) -> Result<ChangeLog
     Ok(ChangeLog { from, to, changes })
 }
 
-/// Everything that is not of this run, and the locks: their keys are written by members.
+/// Everything that is not of this run, and locks and elections: their keys are written by members.
 pub(crate) fn others(town: &Town) -> Vec<Span> {
     let (start, end) = below(&town.plan.prefix);
     vec![
         Span::Range(Octets::EMPTY, Some(start.into())),
         Span::Range(end.into(), None),
         Span::Subtree(town.locks().into()),
+        Span::Subtree(town.elections().into()),
     ]
 }

@@ -29,7 +29,7 @@ enum Wire {
 }
 
 /// What became of a request about a lease.
-enum Learnt {
+pub(crate) enum Learnt {
     /// Granted or renewed for so long, in ms.
     Alive(u64),
     /// It certainly was not.
@@ -262,7 +262,8 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn renew_etcd(etcd: &mut Etcd, lease: LeaseId) -> Told<Learnt> {
+/// Renews a lease through etcd's wire.
+pub(crate) async fn renew_etcd(etcd: &mut Etcd, lease: LeaseId) -> Told<Learnt> {
     let Some(mut client) = etcd.client().await else { return Ok(Learnt::Maybe) };
     let renewing = async {
         // The first answer on a stream is taken by the library, which does not tell its time to live.

@@ -21,7 +21,7 @@ use crate::native::Native;
 use crate::recorder::{Fault, Recorder};
 use crate::town::{Plan, Town};
 use crate::watchers::Watcher;
-use crate::{lockers, observer, surveyors};
+use crate::{candidates, etcd_lockers, lockers, observer, onlookers, surveyors};
 
 /// How long clients may take to go home, and watchers to be told everything.
 const HOME: Duration = Duration::from_mins(1);
@@ -52,6 +52,17 @@ pub struct Finished {
     pub given_up: Vec<String>,
     /// How exact leases must be: a fault may keep the cluster from ending one.
     pub tolerance: Tolerance,
+    /// Why there is no end, though all was healed: a broken promise, too.
+    pub endless: Option<Endless>,
+}
+
+/// A healed cluster that does not come to an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endless {
+    /// What is missing.
+    pub text: String,
+    /// Clients were asking still: what they wrote is not in the history, which so cannot be judged.
+    pub is_asked: bool,
 }
 
 impl Load {
@@ -95,6 +106,19 @@ impl Load {
         for id in 1401..=1400 + counts.lockers {
             self.clients.spawn(lockers::live(native(id)?));
         }
+        for id in 1421..=1420 + counts.permits {
+            self.clients.spawn(lockers::live_by_permits(native(id)?));
+        }
+        for id in 1441..=1440 + counts.etcd_lockers {
+            self.clients.spawn(etcd_lockers::live(etcd(id)));
+        }
+        for id in 1461..=1460 + counts.candidates {
+            self.clients.spawn(candidates::live(native(id)?));
+        }
+        for id in 1481..=1480 + counts.onlookers {
+            self.clients.spawn(onlookers::observe(native(id)?));
+            self.clients.spawn(onlookers::ask(native(id + 10)?));
+        }
         self.clients.spawn(surveyors::live(native(1501)?));
         for id in 1601..=1600 + counts.watchers {
             let watcher = Watcher::new(native(id)?, self.start + 1, self.goal.subscribe());
@@ -118,19 +142,22 @@ impl Load {
         })
     }
 
-    /// Ends all clients of a cluster that is healed, and reads what is there.
+    /// Ends all clients of a cluster that is healed, and reads what is there. What did not come to an end is said in what is
+    /// given; an error is that nothing can be said.
     pub async fn finish(mut self) -> Result<Finished, Unfinished> {
         self.over.send_replace(true);
-        self.home(true).await?;
-        ending::leases_end(&self.town, &self.client).await?;
-        ending::agree(&self.town.recorder, &self.client).await?;
-        let end = ending::picture(&self.town, &self.client).await?;
-        let log: ChangeLog = ending::log(&self.client, self.start + 1, end.revision).await?;
-        self.goal.send_replace(Some(end.revision));
-        self.home(false).await?;
+        let (mut log, mut picture) = (None, None);
+        let ended = self.end(&mut log, &mut picture).await;
+        let endless = match ended {
+            Ok(()) => None,
+            Err(error @ (Unfinished::Disagree(_) | Unfinished::Hang(_))) => {
+                Some(Endless { text: error.to_string(), is_asked: !self.clients.is_empty() })
+            }
+            Err(error) => return Err(error),
+        };
         let recorder = &self.town.recorder;
         let mut history = recorder.history();
-        (history.log, history.end) = (Some(log), Some(end));
+        (history.log, history.end) = (log, picture);
         let late = recorder.longest_fault() + Duration::from_millis(Tolerance::default().lease_late_ms);
         Ok(Finished {
             history,
@@ -138,7 +165,20 @@ impl Load {
             broken: recorder.broken(),
             given_up: recorder.given_up(),
             tolerance: Tolerance { lease_late_ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX) },
+            endless,
         })
+    }
+
+    async fn end(&mut self, log: &mut Option<ChangeLog>, picture: &mut Option<Picture>) -> Result<(), Unfinished> {
+        self.home(true).await?;
+        ending::leases_end(&self.town, &self.client).await?;
+        ending::agree(&self.town.recorder, &self.client).await?;
+        let end = ending::picture(&self.town, &self.client).await?;
+        let goal = end.revision;
+        *log = Some(ending::log(&self.client, self.start + 1, goal).await?);
+        *picture = Some(end);
+        self.goal.send_replace(Some(goal));
+        self.home(false).await
     }
 
     async fn home(&mut self, clients: bool) -> Result<(), Unfinished> {
@@ -159,15 +199,18 @@ impl Load {
 }
 
 impl Finished {
-    /// What each checker says; the last is about answers that no member may give.
+    /// What each checker says; the last are about answers that no member may give, and about the end.
     pub fn verdicts(&self) -> Vec<(&'static str, Verdict)> {
-        let mut all = verdicts(&self.history, self.tolerance);
+        let can_be_judged = !self.endless.as_ref().is_some_and(|endless| endless.is_asked);
+        let mut all = if can_be_judged { verdicts(&self.history, self.tolerance) } else { Vec::new() };
         let broken = if self.broken.is_empty() {
             Ok(())
         } else {
             Err(Violation::new("no answer says that a member is broken", self.broken.join("\n")))
         };
         all.push(("sound answers", broken));
+        let violation = |endless: &Endless| Violation::new("a healed cluster comes to an end", endless.text.as_str());
+        all.push(("an end", self.endless.as_ref().map_or(Ok(()), |endless| Err(violation(endless)))));
         all
     }
 

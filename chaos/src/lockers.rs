@@ -1,10 +1,12 @@
-//! Clients that want one lock: each waits for it, holds it for a while as long as it is sure of it, and lets go of it.
+//! Clients that want a lock, or a permit: each waits for it, holds it for a while as long as it is sure of it, and lets go of it.
 //!
 //! Invariants:
 //! - A hold is claimed up to the last moment that was taken before `check()` was content.
+//! - A hold that is downgraded is claimed as shared from before that was asked for.
 
 use std::time::Duration;
 
+use quorate::LockMode;
 use quorate_checkers::history::{Hold, Mode};
 
 use crate::native::Native;
@@ -12,26 +14,48 @@ use crate::native::Native;
 /// Short, so that a pause outlasts it.
 const TTL: Duration = Duration::from_millis(1_500);
 
-/// Wants the lock again and again until it is over.
+/// Permits that there are.
+const PERMITS: u32 = 2;
+
+/// Wants the lock that all share, exclusively or shared, again and again until it is over.
 pub(crate) async fn live(mut client: Native) {
-    while !client.town.is_over() {
-        let think = client.dice.between_ms(0, 10 * client.town.plan.think_ms);
-        client.town.pause(think).await;
-        hold(&mut client).await;
+    let lock = client.town.one_lock();
+    while pause(&mut client).await {
+        let mode = if client.dice.happens(600) { Mode::Exclusive } else { Mode::Shared };
+        hold(&mut client, &lock, mode).await;
     }
 }
 
-async fn hold(client: &mut Native) {
-    let lock = format!("{}/one", client.town.locks());
+/// Wants one of a few permits again and again until it is over.
+pub(crate) async fn live_by_permits(mut client: Native) {
+    let lock = format!("{}/permits", client.town.locks());
+    while pause(&mut client).await {
+        hold(&mut client, &lock, Mode::Permit(PERMITS)).await;
+    }
+}
+
+/// False when it is over.
+async fn pause(client: &mut Native) -> bool {
+    let think = client.dice.between_ms(0, 10 * client.town.plan.think_ms);
+    client.town.pause(think).await;
+    !client.town.is_over()
+}
+
+async fn hold(client: &mut Native, lock: &str, mode: Mode) {
     let recorder = client.town.recorder.clone();
     let wait = client.dice.between_ms(500, 5_000);
+    let wanted = match mode {
+        Mode::Exclusive => LockMode::Exclusive,
+        Mode::Shared => LockMode::Shared,
+        Mode::Permit(permits) => LockMode::Permit(permits),
+    };
     let invoked = recorder.moment();
-    let acquired = client.client.lock(lock.clone()).ttl(TTL).wait(wait).acquire().await;
+    let acquired = client.client.lock(lock.to_owned()).mode(wanted).ttl(TTL).wait(wait).acquire().await;
     let completed = recorder.moment();
     let mut hold = Hold {
-        lock: lock.as_str().into(),
+        lock: lock.into(),
         client: client.id,
-        mode: Mode::Exclusive,
+        mode,
         key: acquired.as_ref().map_or_else(|_| Vec::new(), |guard| guard.key().to_vec()).into(),
         invoked,
         completed,
@@ -40,7 +64,7 @@ async fn hold(client: &mut Native) {
         downgraded: None,
         ended: Some(completed),
     };
-    let guard = match acquired {
+    let mut guard = match acquired {
         Ok(guard) => guard,
         Err(error) => {
             recorder.look_at(&error);
@@ -59,6 +83,13 @@ async fn hold(client: &mut Native) {
             break;
         }
         client.town.pause(Duration::from_millis(10)).await;
+        if guard.mode() == LockMode::Exclusive && client.dice.happens(10) {
+            hold.downgraded = Some(recorder.moment());
+            if let Err(error) = guard.downgrade().await {
+                recorder.look_at(&error);
+                break;
+            }
+        }
     }
     recorder.hold(hold);
     if let Err(error) = guard.release().await {

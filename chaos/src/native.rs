@@ -64,7 +64,8 @@ impl Native {
         format!("{}/{}", self.town.keys(), self.dice.below(KEYS))
     }
 
-    fn value(&mut self) -> String {
+    /// One that nobody else writes.
+    pub fn value(&mut self) -> String {
         self.written += 1;
         format!("{}.{}", self.id, self.written)
     }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use quorate::{Error, ErrorKind, Reason};
 use quorate_checkers::history::{
-    Answer, Directory, History, Hold, Input, Learned, LeaseFact, Moment, Operation, Outcome, Watch,
+    Answer, Directory, Elected, ElectionFact, History, Hold, Input, Learned, LeaseFact, Moment, Operation, Outcome,
+    Watch,
 };
 
 /// Cheap to clone; clones share what they record.
@@ -143,6 +144,14 @@ impl Recorder {
 
     pub(crate) fn hold(&self, hold: Hold) {
         self.with(|history| history.holds.push(hold));
+    }
+
+    /// Records something of an election that has an answer now; the moment of that.
+    pub(crate) fn election(&self, election: &str, client: u64, invoked: Moment, what: Elected) -> Moment {
+        let completed = self.moment();
+        let fact = ElectionFact { election: election.into(), client, invoked, completed, what };
+        self.with(|history| history.elections.push(fact));
+        completed
     }
 
     pub(crate) fn directory(&self, directory: Directory) {

@@ -50,7 +50,11 @@ impl Report {
             ("watches", history.watches.len()),
             ("messages to watches", history.watches.iter().map(|watch| watch.told.len()).sum()),
             ("facts of leases", history.leases.len()),
-            ("holds of locks", history.holds.iter().filter(|hold| hold.token.is_some()).count()),
+            (
+                "holds of locks, permits and leaderships",
+                history.holds.iter().filter(|hold| hold.token.is_some()).count(),
+            ),
+            ("facts of elections", history.elections.len()),
             ("looks at directories", history.directories.len()),
             ("changes of leader seen", history.leaders.len().saturating_sub(2)),
         ];
@@ -186,6 +190,7 @@ mod tests {
     use quorate_checkers::history::{Answer, History, Input, Operation, Outcome};
 
     use super::*;
+    use crate::load::Endless;
 
     fn finished(broken: &[&str]) -> Finished {
         let operation = Operation {
@@ -205,6 +210,23 @@ mod tests {
             broken: broken.iter().map(|text| (*text).to_owned()).collect(),
             given_up: Vec::new(),
             tolerance: Tolerance::default(),
+            endless: None,
+        }
+    }
+
+    /// Without a report nobody knew what had been done to the cluster before its members disagreed.
+    #[test]
+    fn a_run_without_an_end_has_a_report_that_says_why() {
+        let endless = |is_asked| Endless { text: "n3 at 7".to_owned(), is_asked };
+        for is_asked in [false, true] {
+            let report =
+                Report::of(Subject::default(), &Finished { endless: Some(endless(is_asked)), ..finished(&[]) });
+            let page = report.html();
+            assert!(page.contains("a healed cluster comes to an end") && page.contains("n3 at 7"), "{page}");
+            assert!(page.contains("kill &lt;n1&gt;"), "the faults stand there");
+            let judged = report.verdicts().iter().any(|(name, _)| *name == "linearizable");
+            assert_eq!(judged, !is_asked, "what clients may have written still is no lie of the cluster");
+            assert_eq!(report.violations().len(), 1);
         }
     }
 

@@ -37,8 +37,16 @@ pub struct Counts {
     pub holders: u64,
     /// Of leases, etcd's wire.
     pub etcd_holders: u64,
-    /// Of one lock.
+    /// Of one lock, native wire.
     pub lockers: u64,
+    /// Of the same lock, etcd's wire.
+    pub etcd_lockers: u64,
+    /// Of permits.
+    pub permits: u64,
+    /// Candidates of one election.
+    pub candidates: u64,
+    /// Observers of it, and as many that ask who leads.
+    pub onlookers: u64,
     /// Of each kind of watch.
     pub watchers: u64,
 }
@@ -46,7 +54,18 @@ pub struct Counts {
 impl Plan {
     /// The ordinary one.
     pub fn new(endpoints: Vec<String>, prefix: impl Into<String>) -> Self {
-        let clients = Counts { native: 4, etcd: 3, holders: 2, etcd_holders: 1, lockers: 3, watchers: 2 };
+        let clients = Counts {
+            native: 4,
+            etcd: 3,
+            holders: 2,
+            etcd_holders: 1,
+            lockers: 3,
+            etcd_lockers: 1,
+            permits: 3,
+            candidates: 3,
+            onlookers: 2,
+            watchers: 2,
+        };
         Self { endpoints, prefix: prefix.into(), think_ms: 30, patience: Duration::from_secs(3), clients }
     }
 }
@@ -100,6 +119,21 @@ impl Town {
     /// Locks.
     pub fn locks(&self) -> String {
         format!("{}/locks", self.plan.prefix)
+    }
+
+    /// The lock that clients of both wires want.
+    pub fn one_lock(&self) -> String {
+        format!("{}/one", self.locks())
+    }
+
+    /// Elections.
+    pub fn elections(&self) -> String {
+        format!("{}/elections", self.plan.prefix)
+    }
+
+    /// The election that all take part in.
+    pub fn election(&self) -> String {
+        format!("{}/one", self.elections())
     }
 }
 

@@ -14,10 +14,12 @@ use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
+mod elections;
 mod facts;
 mod octets;
 mod operation;
 
+pub use elections::{Elected, ElectionFact, Leading, Said};
 pub use facts::{Child, Compaction, Digest, Directory, DirectoryStat, Hold, Learned, LeaseFact, Mode};
 pub use octets::Octets;
 pub use operation::{Action, Answer, Compare, Done, Input, Operation, Outcome, Relation, RequestId, Span, Target, Txn};
@@ -48,6 +50,8 @@ pub struct History {
     pub leaders: Vec<Moment>,
     /// Holds of locks, and attempts.
     pub holds: Vec<Hold>,
+    /// What was asked of elections, and told of them.
+    pub elections: Vec<ElectionFact>,
     /// Digests that members told.
     pub digests: Vec<Digest>,
     /// What directories were said to hold.
@@ -71,6 +75,7 @@ pub enum Record {
     Compaction(Compaction),
     Leader(Moment),
     Hold(Hold),
+    Election(ElectionFact),
     Digest(Digest),
     Directory(Directory),
     Others(Span),
@@ -231,6 +236,7 @@ impl History {
             Record::Compaction(compaction) => self.compactions.push(compaction),
             Record::Leader(moment) => self.leaders.push(moment),
             Record::Hold(hold) => self.holds.push(hold),
+            Record::Election(fact) => self.elections.push(fact),
             Record::Digest(digest) => self.digests.push(digest),
             Record::Directory(directory) => self.directories.push(directory),
             Record::Others(span) => self.others.push(span),
@@ -249,6 +255,7 @@ impl History {
         let compactions = self.compactions.iter().cloned().map(Record::Compaction);
         let leaders = self.leaders.iter().copied().map(Record::Leader);
         let holds = self.holds.iter().cloned().map(Record::Hold);
+        let elections = self.elections.iter().cloned().map(Record::Election);
         let digests = self.digests.iter().cloned().map(Record::Digest);
         let directories = self.directories.iter().cloned().map(Record::Directory);
         let others = self.others.iter().cloned().map(Record::Others);
@@ -259,6 +266,7 @@ impl History {
             .chain(leases)
             .chain(leaders)
             .chain(holds)
+            .chain(elections)
             .chain(digests)
             .chain(directories)
             .chain(others)

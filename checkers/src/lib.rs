@@ -9,6 +9,7 @@
 //! | `watches.rs` | events out of order, twice, torn, missing, before the start; marks and previous values that lie |
 //! | `leases.rs` | leases that ended early, or never |
 //! | `locks.rs` | two holders at a time, tokens that do not grow, who came later served first |
+//! | `elections.rs` | two leaders of one term, leaders that are deposed and still heard, observers that are told what is over |
 //! | `holds.rs` | the same, of processes that hold a lock by its own clock, and fenced writes that are lost |
 //! | `digests.rs` | members that differ after healing |
 //! | `compactions.rs` | reads of what is compacted |
@@ -37,6 +38,7 @@ use std::fmt;
 pub mod compactions;
 pub mod digests;
 pub mod directories;
+pub mod elections;
 pub mod history;
 pub mod holds;
 pub mod leases;
@@ -114,6 +116,7 @@ pub fn verdicts(history: &History, tolerance: Tolerance) -> Vec<(&'static str, V
         ("watches", watches::check(history)),
         ("leases", leases::check(history, tolerance.lease_late_ms)),
         ("locks", locks::check(history)),
+        ("elections", elections::check(history)),
         ("equal digests", digests::check(history)),
         ("compactions", compactions::check(history)),
         ("directories", directories::check(history)),

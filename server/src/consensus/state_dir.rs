@@ -45,8 +45,8 @@ impl StateDir {
     /// Opens it, making the first epoch when it is new.
     pub fn open(root: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
-        let epoch = match fs::read_to_string(root.join(CURRENT)) {
-            Ok(text) => text.trim().parse().ok().filter(|epoch| *epoch > 0),
+        let epoch = match fs::read(root.join(CURRENT)) {
+            Ok(bytes) => decode_pointer(&bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(0),
             Err(error) => return Err(error),
         };
@@ -121,10 +121,20 @@ impl StateDir {
     /// Makes the next epoch the one in force.
     pub fn advance(&mut self) -> io::Result<()> {
         let next = self.epoch + 1;
-        write_atomically(&self.root.join(CURRENT), format!("{next}\n").as_bytes())?;
+        write_atomically(&self.root.join(CURRENT), encode_pointer(next).as_bytes())?;
         self.epoch = next;
         Ok(())
     }
+}
+
+fn encode_pointer(epoch: u64) -> String {
+    format!("{epoch}\n")
+}
+
+/// The epoch that a pointer names, if somebody can have written it so, and there can be one after it.
+fn decode_pointer(bytes: &[u8]) -> Option<u64> {
+    let epoch = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?.parse().ok()?;
+    ((1..u64::MAX).contains(&epoch) && encode_pointer(epoch).as_bytes() == bytes).then_some(epoch)
 }
 
 /// Replaces a small file as a whole; it is durable when this returns.
@@ -178,6 +188,8 @@ impl CurrentStore {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -229,10 +241,10 @@ mod tests {
             fs::write(root.join(epoch).join("000009.sst"), "table").unwrap();
             assert_eq!(StateDir::open(root.clone()).unwrap().path(), root.join(epoch));
 
-            for lost in [None, Some("0"), Some("")] {
+            for lost in [None, Some(&b"0"[..]), Some(b""), Some(b"\xff\n"), Some(b"+7\n")] {
                 match lost {
                     None => fs::remove_file(root.join(CURRENT)).unwrap(),
-                    Some(text) => fs::write(root.join(CURRENT), text).unwrap(),
+                    Some(bytes) => fs::write(root.join(CURRENT), bytes).unwrap(),
                 }
                 let error = StateDir::open(root.clone()).unwrap_err().to_string();
                 assert!(error.contains("damaged") && error.contains("--join"), "{error}");

@@ -23,7 +23,9 @@ mod scan;
 
 pub use acquire::{Wanted, acquire};
 pub use call::Call;
-pub use contender::{Claim, Document};
+#[cfg(test)]
+pub use contender::Kind;
+pub use contender::{Claim, Document, Name};
 pub use error::RecipeError;
 pub use holds::{Which, downgrade, force_release, release};
 pub use leaders::{Observed, Observer, created_at, proclaim};

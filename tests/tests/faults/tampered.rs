@@ -1,15 +1,28 @@
 //! The verdict on a real history can be "broken": one that was recorded from a real member passes, and fails as soon as
 //! one thing in it is not as it was.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use quorate_tests::checkers::history::{
-    Action, Answer, Change, Done, History, Input, Kv, Learned, LeaseFact, Outcome, Span, Told,
+    Action, Answer, Change, Done, Elected, ElectionFact, History, Hold, Input, Kv, Learned, LeaseFact, Mode, Outcome,
+    Said, Span, Told,
 };
 use quorate_tests::checkers::{Tolerance, check};
 use quorate_tests::cluster::Cluster;
+use quorate_tests::wait::until;
 
 use crate::histories::start;
+
+/// The lock that clients of both wires want.
+const LOCK: &str = "/chaos/locks/one";
+/// The permits.
+const PERMITS: &str = "/chaos/locks/permits";
+/// The election.
+const ELECTION: &str = "/chaos/elections/one";
+/// Clients of etcd's wire that want the lock.
+const ETCD_LOCKERS: RangeInclusive<u64> = 1441..=1460;
 
 #[track_caller]
 fn rejected(history: &History, what: &str) {
@@ -83,12 +96,65 @@ fn end_early(history: &mut History) {
     history.leases.push(LeaseFact { lease, invoked: until + 1, completed: until + 2, what: Learned::Gone });
 }
 
-/// Whoever holds the lock first claims it until the second has it.
-fn hold_longer(history: &mut History) {
-    let mut held: Vec<_> = history.holds.iter_mut().filter(|hold| hold.token.is_some()).collect();
+/// Holds of a lock or an election that were told, in the order of their tokens.
+fn held<'h>(history: &'h mut History, lock: &str) -> Vec<&'h mut Hold> {
+    let held = history.holds.iter_mut().filter(|hold| hold.token.is_some() && hold.lock == lock.into());
+    let mut held: Vec<_> = held.collect();
     held.sort_by_key(|hold| hold.token);
-    assert!(held.len() > 1, "the lock was held once only");
-    held[0].ended = Some(held[1].completed + 1);
+    held
+}
+
+/// Whoever holds exclusively claims it until the next one has it that is of that wire.
+fn hold_longer(history: &mut History, lock: &str, next_is_etcds: bool) {
+    let mut held = held(history, lock);
+    held.retain(|hold| hold.mode == Mode::Exclusive);
+    let next = held.iter().skip(1).position(|hold| is_etcds(hold) == next_is_etcds).expect("two held it");
+    held[next].ended = Some(held[next + 1].completed + 1);
+}
+
+fn is_etcds(hold: &Hold) -> bool {
+    ETCD_LOCKERS.contains(&hold.client)
+}
+
+/// Of two permits three are held.
+fn one_permit_more(history: &mut History) {
+    let mut held = held(history, PERMITS);
+    let [one, two, three, ..] = held.as_mut_slice() else { panic!("three had a permit") };
+    (one.ended, two.ended) = (Some(three.completed + 1), Some(three.completed + 1));
+}
+
+/// A leader that was told that it is none was told that it said something.
+fn heard_too_late(history: &mut History) {
+    let mut said = history.elections.iter_mut().filter_map(|fact| match &mut fact.what {
+        Elected::Proclaimed { said, .. } => Some(said),
+        _ => None,
+    });
+    *said.find(|said| **said == Said::Lost).expect("somebody said something too late") = Said::Done;
+}
+
+/// Where facts of this kind tell of two terms, the later of which is told first then.
+fn other_order(history: &mut History, of: impl Fn(&ElectionFact) -> Option<(u64, i64)>) {
+    let found: Vec<_> = (0..).zip(&history.elections).filter_map(|(at, fact)| Some((at, of(fact)?))).collect();
+    let pairs = found.iter().flat_map(|one| found.iter().map(move |two| (one, two)));
+    let mut pairs = pairs.filter(|((_, (asker, one)), (_, (other, two)))| asker == other && one < two);
+    let ((one, _), (two, _)) = pairs.next().expect("two terms were told");
+    let (one, two): (usize, usize) = (*one, *two);
+    let told = history.elections[one].what.clone();
+    history.elections[one].what = std::mem::replace(&mut history.elections[two].what, told);
+}
+
+fn observed(fact: &ElectionFact) -> Option<(u64, i64)> {
+    match &fact.what {
+        Elected::Observed(leading) => Some((fact.client, leading.as_ref()?.term)),
+        _ => None,
+    }
+}
+
+fn read(fact: &ElectionFact) -> Option<(u64, i64)> {
+    match &fact.what {
+        Elected::Read(leading) => Some((fact.client, leading.as_ref()?.term)),
+        _ => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,6 +162,10 @@ async fn one_thing_that_is_not_as_it_was_is_noticed() {
     let cluster = Cluster::start(1).await;
     let run = start(&cluster, Duration::from_secs(3)).await;
     run.go_on(1_000).await;
+    until("the history to have what is tampered with", || async {
+        if is_full(&mut run.load.recorder().history()) { Ok(()) } else { Err("it has not yet") }
+    })
+    .await;
     let history = run.end(&cluster).await.history;
     let tampered = |what: &str, tamper: &dyn Fn(&mut History)| {
         let mut other = history.clone();
@@ -123,5 +193,26 @@ async fn one_thing_that_is_not_as_it_was_is_noticed() {
         });
     }
     tampered("a lease that ended early", &end_early);
-    tampered("two that hold one lock", &hold_longer);
+    for etcd in [false, true] {
+        tampered("two that hold one lock", &|history| hold_longer(history, LOCK, etcd));
+    }
+    tampered("one permit too many", &one_permit_more);
+    tampered("two that lead", &|history| hold_longer(history, ELECTION, false));
+    tampered("a leader that is heard when it is none", &heard_too_late);
+    tampered("terms that an observer is told in the wrong order", &|history| other_order(history, observed));
+    tampered("a read of who leads no more", &|history| other_order(history, read));
+}
+
+/// There is enough to tamper with.
+fn is_full(history: &mut History) -> bool {
+    let mut exclusive = held(history, LOCK);
+    exclusive.retain(|hold| hold.mode == Mode::Exclusive);
+    let both = [false, true].iter().all(|etcd| exclusive.iter().skip(1).any(|hold| is_etcds(hold) == *etcd));
+    let late = history.elections.iter().any(|fact| matches!(fact.what, Elected::Proclaimed { said: Said::Lost, .. }));
+    let terms = |of: fn(&ElectionFact) -> Option<(u64, i64)>| {
+        let told: BTreeSet<_> = history.elections.iter().filter_map(of).collect();
+        told.iter().zip(told.iter().skip(1)).any(|(one, two)| one.0 == two.0)
+    };
+    let (observers, readers) = (terms(observed), terms(read));
+    both && late && observers && readers && held(history, PERMITS).len() > 2 && held(history, ELECTION).len() > 1
 }

@@ -44,7 +44,7 @@ fn leadership(leader: Option<LeaderKey>) -> Result<LeaderKey, Refused> {
 
 async fn campaign(rooms: &Arc<Rooms>, call: Call, request: CampaignRequest) -> Result<CampaignResponse, Refused> {
     let contest = Contest::election(rooms, &request.name);
-    let (lease, wanted) = wanted(&contest, request.lease, request.value, true)?;
+    let (lease, wanted) = wanted(&contest.name, request.lease, request.value, true)?;
     let held = recipes::acquire(&contest, call, &wanted).await.map_err(|error| gone(error, NOT_LEADER))?;
     let leader =
         LeaderKey { name: request.name, key: held.key.into_bytes(), rev: held.token.get(), lease: lease.get() };
@@ -60,12 +60,17 @@ async fn proclaim(rooms: &Arc<Rooms>, request: ProclaimRequest, end: Instant) ->
     Ok(ProclaimResponse { header: Some(same_header(written.header)) })
 }
 
-async fn resign(rooms: &Arc<Rooms>, request: ResignRequest, end: Instant) -> Result<ResignResponse, Refused> {
+/// Takes the candidate away, if it is the one of that term.
+pub fn resignation(request: ResignRequest) -> Result<Txn, Refused> {
     let leader = leadership(request.leader)?;
     let key = Key::new(leader.key)?;
     let delete = Delete::new(Span::Key(key.clone()));
     let compares = vec![created_at(&key, Revision(leader.rev))];
-    let txn = Txn { compares, then: vec![TxnOp::Delete(delete)], otherwise: Vec::new() };
+    Ok(Txn { compares, then: vec![TxnOp::Delete(delete)], otherwise: Vec::new() })
+}
+
+async fn resign(rooms: &Arc<Rooms>, request: ResignRequest, end: Instant) -> Result<ResignResponse, Refused> {
+    let txn = resignation(request)?;
     let written = rooms.write(None, Command::Txn(txn), end).await?;
     Ok(ResignResponse { header: Some(same_header(written.header)) })
 }

@@ -34,17 +34,22 @@ const TTL_S_REFUSED: i64 = 9_000_000_000;
 /// The service.
 pub struct LeaseDoor(pub Arc<Rooms>);
 
+/// The grant that a request asks for.
+pub fn granting(request: &pb::LeaseGrantRequest) -> Result<Command, Refused> {
+    if request.ttl > TTL_S_REFUSED {
+        return Err(errors::TTL_TOO_LARGE);
+    }
+    let ttl_ms = request.ttl.clamp(TTL_S_MIN, TTL_S_MAX).unsigned_abs() * 1_000;
+    Ok(Command::LeaseGrant { lease: LeaseId::new(request.id).unwrap_or_else(validate::mint_lease), ttl_ms })
+}
+
 async fn grant(
     rooms: &Rooms,
     request: pb::LeaseGrantRequest,
     deadline: Instant,
 ) -> Result<pb::LeaseGrantResponse, Refused> {
-    if request.ttl > TTL_S_REFUSED {
-        return Err(errors::TTL_TOO_LARGE);
-    }
-    let ttl_ms = request.ttl.clamp(TTL_S_MIN, TTL_S_MAX).unsigned_abs() * 1_000;
-    let lease = LeaseId::new(request.id).unwrap_or_else(validate::mint_lease);
-    let written = rooms.write(None, Command::LeaseGrant { lease, ttl_ms }, deadline).await?;
+    let command = granting(&request)?;
+    let written = rooms.write(None, command, deadline).await?;
     match written.done {
         Done::LeaseGrant { lease, ttl_ms } => Ok(pb::LeaseGrantResponse {
             header: Some(same_header(written.header)),

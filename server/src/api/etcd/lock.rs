@@ -22,7 +22,7 @@ use crate::api::limits::CONTENDER_TTL_MS;
 use crate::api::rooms::{Rooms, odd};
 use crate::api::{deadline, validate};
 use crate::connection::Connection;
-use crate::recipes::{self, Bid, Call, Claim, Contest, RecipeError, Wanted};
+use crate::recipes::{self, Bid, Call, Claim, Contest, Name, RecipeError, Wanted};
 
 /// The service.
 pub struct LockDoor(pub Arc<Rooms>);
@@ -39,11 +39,11 @@ pub fn call(rooms: &Rooms, metadata: &MetadataMap, connection: Connection) -> Re
 }
 
 /// What a contender of this wire puts. Without a lease it gets one of its own, of a minute.
-pub fn wanted(contest: &Contest, lease: i64, value: Bytes, renews_value: bool) -> Result<(LeaseId, Wanted), Refused> {
+pub fn wanted(name: &Name, lease: i64, value: Bytes, renews_value: bool) -> Result<(LeaseId, Wanted), Refused> {
     let given = LeaseId::new(lease);
     let lease = given.unwrap_or_else(validate::mint_lease);
     let owner = given.map_or(Owner::Ttl { lease, ttl_ms: CONTENDER_TTL_MS }, Owner::Lease);
-    let put = Put::new(contest.name.key(lease, None)?, value, owner);
+    let put = Put::new(name.key(lease, None)?, value, owner);
     let bid = Bid { put, companion: None, renews_value };
     Ok((lease, Wanted { bid, acquire: 0, claim: Claim::Exclusive, try_only: false, reentrant: None }))
 }
@@ -71,7 +71,7 @@ pub fn gone(error: RecipeError, text: &'static str) -> Refused {
 
 async fn lock(rooms: &Arc<Rooms>, call: Call, request: LockRequest) -> Result<LockResponse, Refused> {
     let contest = Contest::lock(rooms, &request.name);
-    let (_, wanted) = wanted(&contest, request.lease, Bytes::new(), false)?;
+    let (_, wanted) = wanted(&contest.name, request.lease, Bytes::new(), false)?;
     let held = recipes::acquire(&contest, call, &wanted).await;
     let held = held.map_err(|error| gone(error, "mutex: session is expired"))?;
     Ok(LockResponse { header: Some(header(rooms, held.revision)), key: held.key.into_bytes() })

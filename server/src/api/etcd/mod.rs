@@ -14,6 +14,8 @@ mod cluster;
 mod election;
 mod errors;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod kv;
 mod lease;
 mod lock;

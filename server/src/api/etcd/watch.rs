@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::etcd::etcdserverpb as pb;
@@ -158,7 +159,7 @@ impl Watches {
             return Err(errors::COMPACTED.text.into_owned());
         }
         let (id, fragments) = (create.watch_id, create.fragment);
-        let spec = spec(create, &self.rooms)?;
+        let spec = spec(create, self.rooms.limits.watch_progress)?;
         let id = match id {
             0 => self.free_id(session),
             id if session.contains(tag(id)) => {
@@ -210,7 +211,7 @@ async fn cut_off(contact_lost: Option<&mut watch::Receiver<bool>>) {
 }
 
 /// What a watch is to do, or why it is not one.
-fn spec(create: pb::WatchCreateRequest, rooms: &Rooms) -> Result<WatchSpec, String> {
+pub fn spec(create: pb::WatchCreateRequest, progress: Duration) -> Result<WatchSpec, String> {
     use pb::watch_create_request::FilterType;
     let start = if create.key.is_empty() { Bytes::from_static(b"\0") } else { create.key };
     let scope = match &create.range_end[..] {
@@ -224,7 +225,7 @@ fn spec(create: pb::WatchCreateRequest, rooms: &Rooms) -> Result<WatchSpec, Stri
         interest: Interest { scope, puts: !without(FilterType::Noput), deletes: !without(FilterType::Nodelete) },
         start: (create.start_revision > 0).then_some(Revision(create.start_revision)),
         previous_values: create.prev_kv,
-        progress_interval: create.progress_notify.then_some(rooms.limits.watch_progress),
+        progress_interval: create.progress_notify.then_some(progress),
         min_revision: None,
     })
 }

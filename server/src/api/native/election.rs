@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::stream::Stream;
-use quorate_proto::LeaseId;
 use quorate_proto::v1;
 use quorate_proto::v1::election_server::Election;
+use quorate_proto::{Key, LeaseId, Revision};
 use quorate_state::command::Put;
 use quorate_state::outcome::KeyValue;
 use tokio::time::Instant;
@@ -19,23 +19,43 @@ use super::contenders;
 use crate::api::errors::Refusal;
 use crate::api::rooms::Rooms;
 use crate::api::{deadline, validate};
+use crate::config::Limits;
 use crate::connection::Connection;
-use crate::recipes::{self, Bid, Call, Claim, Contest, Observed, Observer, RecipeError, Wanted};
+use crate::recipes::{self, Bid, Call, Claim, Contest, Name, Observed, Observer, RecipeError, Wanted};
 
 /// The service.
 pub struct ElectionDoor(pub Arc<Rooms>);
+
+/// What a candidate puts, and the lease that it has: a campaign, checked.
+pub fn candidate(request: v1::CampaignRequest, limits: &Limits) -> Result<(Put, LeaseId), Refusal> {
+    contenders::name(&request.name)?;
+    let campaign = contenders::id("campaign_id", request.campaign_id)?;
+    check_value(limits, &request.value)?;
+    let (lease, owner) = contenders::owner(&request.name, campaign, request.lease_id, request.ttl_ms)?;
+    Ok((Put::new(Name::new(&request.name).key(lease, Some(campaign))?, request.value, owner), lease))
+}
+
+/// The key and the term of a leadership that has something to say: a proclamation, checked.
+pub fn leadership(request: &v1::ProclaimRequest, limits: &Limits) -> Result<(Key, Revision), Refusal> {
+    contenders::name(&request.name)?;
+    let campaign = contenders::id("campaign_id", request.campaign_id)?;
+    check_value(limits, &request.value)?;
+    let term = contenders::token("term", request.term)?;
+    if term == Revision::ZERO {
+        return Err(Refusal::invalid("term is 0; name the one that Campaign answered"));
+    }
+    let lease = contenders::lease(&request.name, campaign, request.lease_id);
+    Ok((Name::new(&request.name).key(lease, Some(campaign))?, term))
+}
 
 async fn campaign(
     rooms: &Arc<Rooms>,
     call: Call,
     request: v1::CampaignRequest,
 ) -> Result<v1::CampaignResponse, Refusal> {
-    contenders::name(&request.name)?;
     let contest = Contest::election(rooms, &request.name);
-    let acquire = contenders::id("campaign_id", request.campaign_id)?;
-    check_value(rooms, &request.value)?;
-    let (lease, owner) = contenders::owner(&request.name, acquire, request.lease_id, request.ttl_ms)?;
-    let put = Put::new(contest.name.key(lease, Some(acquire))?, request.value, owner);
+    let acquire = request.campaign_id;
+    let (put, lease) = candidate(request, &rooms.limits)?;
     let bid = Bid { put, companion: None, renews_value: true };
     let wanted = Wanted { bid, acquire, claim: Claim::Exclusive, try_only: false, reentrant: None };
     let held = recipes::acquire(&contest, call, &wanted).await?;
@@ -47,8 +67,8 @@ async fn campaign(
     })
 }
 
-fn check_value(rooms: &Rooms, value: &[u8]) -> Result<(), Refusal> {
-    let bytes_max = rooms.limits.value_bytes_max;
+fn check_value(limits: &Limits, value: &[u8]) -> Result<(), Refusal> {
+    let bytes_max = limits.value_bytes_max;
     if value.len() > bytes_max {
         return Err(Refusal::too_large(format!(
             "the value has {} bytes, at most {bytes_max} are allowed",
@@ -63,15 +83,8 @@ async fn proclaim(
     request: v1::ProclaimRequest,
     end: Instant,
 ) -> Result<v1::ProclaimResponse, Refusal> {
-    contenders::name(&request.name)?;
+    let (key, term) = leadership(&request, &rooms.limits)?;
     let contest = Contest::election(rooms, &request.name);
-    let acquire = contenders::id("campaign_id", request.campaign_id)?;
-    check_value(rooms, &request.value)?;
-    let term = contenders::token("term", request.term)?;
-    if term.get() == 0 {
-        return Err(Refusal::invalid("term is 0; name the one that Campaign answered"));
-    }
-    let key = contest.name.key(contenders::lease(&request.name, acquire, request.lease_id), Some(acquire))?;
     match recipes::proclaim(&contest, &key, term, request.value, false, end).await? {
         Some(written) => Ok(v1::ProclaimResponse { header: Some(written.header) }),
         None => Err(RecipeError::Lost { what: "the leadership", name: contest.name.to_string() }.into()),

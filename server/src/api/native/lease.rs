@@ -28,11 +28,15 @@ use crate::api::{convert, deadline, validate};
 /// The service.
 pub struct LeaseDoor(pub Arc<Rooms>);
 
+/// The grant that a request asks for.
+pub fn granting(request: &v1::GrantRequest) -> Result<Command, Refusal> {
+    let ttl_ms = validate::ttl(request.ttl_ms)?;
+    Ok(Command::LeaseGrant { lease: LeaseId::new(request.lease_id).unwrap_or_else(validate::mint_lease), ttl_ms })
+}
+
 async fn grant(rooms: &Rooms, request: v1::GrantRequest, deadline: Instant) -> Result<v1::GrantResponse, Refusal> {
     let id = validate::request_id(request.id.as_ref())?;
-    let ttl_ms = validate::ttl(request.ttl_ms)?;
-    let lease = LeaseId::new(request.lease_id).unwrap_or_else(validate::mint_lease);
-    let written = rooms.write(id, Command::LeaseGrant { lease, ttl_ms }, deadline).await?;
+    let written = rooms.write(id, granting(&request)?, deadline).await?;
     match written.done {
         Done::LeaseGrant { lease, ttl_ms } => Ok(v1::GrantResponse {
             header: Some(written.header),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quorate_proto::v1;
 use quorate_proto::v1::lock_server::Lock;
-use quorate_proto::{LeaseId, Revision};
+use quorate_proto::{Key, LeaseId, Revision};
 use quorate_state::command::{Owner, Put};
 use quorate_state::outcome::KeyValue;
 use tokio::time::Instant;
@@ -19,24 +19,61 @@ use crate::api::limits::{METADATA_BYTES_MAX, OWNER_BYTES_MAX, PERMITS_MAX, TTL_M
 use crate::api::rooms::{Rooms, Weight};
 use crate::api::{deadline, validate};
 use crate::connection::Connection;
-use crate::recipes::{self, Bid, Call, Claim, Contest, Document, Wanted, Which};
+use crate::recipes::{self, Bid, Call, Claim, Contest, Document, Name, Wanted, Which};
 
 /// The service.
 pub struct LockDoor(pub Arc<Rooms>);
 
-async fn acquire(rooms: &Arc<Rooms>, call: Call, request: v1::AcquireRequest) -> Result<v1::AcquireResponse, Refusal> {
-    contenders::name(&request.name)?;
-    let contest = Contest::lock(rooms, &request.name);
-    let acquire = contenders::id("acquire_id", request.acquire_id)?;
-    let claim = claim(request.mode, request.permits)?;
-    check_texts(&request)?;
-    if request.reentrant && request.owner.is_empty() {
-        return Err(Refusal::invalid("a reentrant acquire needs an owner, by which its hold is known again"));
+/// An acquire, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Of the lock.
+    pub name: Name,
+    /// Its id.
+    pub acquire: u64,
+    /// How it is to be held.
+    pub claim: Claim,
+    /// Of the contender.
+    pub lease: LeaseId,
+    /// The same, as it is put.
+    pub owner: Owner,
+    /// Of the contender.
+    pub key: Key,
+    /// Its value.
+    pub document: Document,
+    /// Joins a hold of this owner.
+    pub reentrant: Option<String>,
+    /// Not to be waited for.
+    pub try_only: bool,
+    /// The lock stays taken so long when the session has ended.
+    pub delay_ms: u64,
+}
+
+impl Asked {
+    /// As the wire has it.
+    pub fn new(request: v1::AcquireRequest) -> Result<Self, Refusal> {
+        contenders::name(&request.name)?;
+        let name = Name::new(&request.name);
+        let acquire = contenders::id("acquire_id", request.acquire_id)?;
+        let claim = claim(request.mode, request.permits)?;
+        check_texts(&request)?;
+        if request.reentrant && request.owner.is_empty() {
+            return Err(Refusal::invalid("a reentrant acquire needs an owner, by which its hold is known again"));
+        }
+        let (lease, owner) = contenders::owner(&request.name, acquire, request.lease_id, request.ttl_ms)?;
+        let key = name.key(lease, Some(acquire))?;
+        let document = Document::new(claim, request.owner.clone(), request.metadata.into_iter().collect(), acquire);
+        let reentrant = request.reentrant.then_some(request.owner);
+        let (try_only, delay_ms) = (request.try_only, request.lock_delay_ms);
+        Ok(Self { name, acquire, claim, lease, owner, key, document, reentrant, try_only, delay_ms })
     }
-    let (lease, owner) = contenders::owner(&request.name, acquire, request.lease_id, request.ttl_ms)?;
-    let key = contest.name.key(lease, Some(acquire))?;
-    let document = Document::new(claim, request.owner.clone(), request.metadata.into_iter().collect(), acquire);
-    let bid = match request.lock_delay_ms {
+}
+
+async fn acquire(rooms: &Arc<Rooms>, call: Call, request: v1::AcquireRequest) -> Result<v1::AcquireResponse, Refusal> {
+    let contest = Contest::lock(rooms, &request.name);
+    let asked = Asked::new(request)?;
+    let Asked { acquire, claim, lease, owner, key, document, .. } = asked;
+    let bid = match asked.delay_ms {
         0 => Bid { put: Put::new(key, document.encode(), owner), companion: None, renews_value: false },
         delay_ms => {
             let ttl_ms = delay_ttl(rooms, owner, delay_ms, &call).await?;
@@ -54,8 +91,7 @@ async fn acquire(rooms: &Arc<Rooms>, call: Call, request: v1::AcquireRequest) ->
             }
         }
     };
-    let reentrant = request.reentrant.then_some(request.owner);
-    let wanted = Wanted { bid, acquire, claim, try_only: request.try_only, reentrant };
+    let wanted = Wanted { bid, acquire, claim, try_only: asked.try_only, reentrant: asked.reentrant };
     let held = recipes::acquire(&contest, call, &wanted).await?;
     Ok(v1::AcquireResponse {
         header: Some(rooms.header(held.revision)),
@@ -188,18 +224,23 @@ fn shown_as(contest: &Contest, kv: &KeyValue, holds: bool, delaying: bool) -> v1
     }
 }
 
+/// What is to be taken away.
+pub fn which(request: &v1::ForceReleaseRequest) -> Result<Which, Refusal> {
+    use v1::force_release_request::Which as Wire;
+    contenders::name(&request.name)?;
+    match &request.which {
+        Some(Wire::Token(token @ 1..)) => Ok(Which::Token(Revision(*token))),
+        Some(Wire::Key(key)) if !key.is_empty() => Ok(Which::Key(key.clone())),
+        _ => Err(Refusal::invalid("name the hold by its token, or any contender by its key")),
+    }
+}
+
 async fn force_release(
     rooms: &Arc<Rooms>,
     request: v1::ForceReleaseRequest,
     end: Instant,
 ) -> Result<v1::ForceReleaseResponse, Refusal> {
-    use v1::force_release_request::Which as Wire;
-    contenders::name(&request.name)?;
-    let which = match request.which {
-        Some(Wire::Token(token @ 1..)) => Which::Token(Revision(token)),
-        Some(Wire::Key(key)) if !key.is_empty() => Which::Key(key),
-        _ => return Err(Refusal::invalid("name the hold by its token, or any contender by its key")),
-    };
+    let which = which(&request)?;
     let contest = Contest::lock(rooms, &request.name);
     let (revision, taken) = recipes::force_release(&contest, &which, end).await?;
     let released = taken.map(|taken| {

@@ -11,6 +11,8 @@ mod cluster;
 mod contenders;
 mod discovery;
 mod election;
+#[cfg(test)]
+mod fuzz;
 mod kv;
 mod lease;
 mod lock;
@@ -58,6 +60,3 @@ pub fn routes(rooms: &Arc<Rooms>, discovery: &Arc<Discovery>) -> Result<Routes, 
     etcd::add_services(&mut routes, rooms);
     Ok(routes.routes().prepare())
 }
-
-#[cfg(test)]
-mod tests;

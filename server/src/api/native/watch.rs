@@ -135,7 +135,7 @@ fn checked(create: v1::WatchCreate, session: &Session) -> Result<WatchSpec, Refu
 }
 
 /// What a watch is to do, checked.
-fn spec(create: v1::WatchCreate) -> Result<WatchSpec, Refusal> {
+pub fn spec(create: v1::WatchCreate) -> Result<WatchSpec, Refusal> {
     use v1::watch_create::Scope as WireScope;
     let wire = WireScope::try_from(create.scope).map_err(|_| validate::unknown("scope", create.scope))?;
     if wire != WireScope::Range && !create.end.is_empty() {

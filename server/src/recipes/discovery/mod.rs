@@ -37,6 +37,8 @@ use tokio::time::Instant;
 pub use checks::Networks;
 pub use document::{Health, Maintenance, Reported};
 pub use error::DiscoveryError;
+#[cfg(test)]
+pub use instance::at as instance_at;
 pub use instance::{Registration, maintenance, reported};
 pub use names::{InstanceName, ServiceName};
 pub use register::Registered;

@@ -30,6 +30,9 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// What a server sees of us.
 const AGENT: &str = concat!("quorate-check/", env!("CARGO_PKG_VERSION"));
 
+/// Begins what is said of a service that answers, and does not serve.
+const NOT_SERVING: &str = "grpc.health.v1 says";
+
 /// What a check came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -119,22 +122,7 @@ impl Prober {
     }
 
     async fn grpc(&self, target: &str, service: &str) -> Result<Outcome, String> {
-        let stream = self.connect(target).await?;
-        let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|error| error.to_string())?;
-        let mut stream = Some(TokioIo::new(stream));
-        // One connection to the address that was allowed; a second one is not made.
-        let connector = tower::service_fn(move |_: Uri| {
-            let stream = stream.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
-            std::future::ready(stream)
-        });
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())?;
-        let mut client = HealthClient::new(channel).max_decoding_message_size(HEAD_BYTES_MAX);
-        let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
-        let answer = answer.map_err(|status| format!("gRPC {}: {}", status.code(), status.message()))?;
-        match answer.into_inner().status() {
-            ServingStatus::Serving => Ok(Outcome::Pass),
-            status => Err(format!("grpc.health.v1 says {}", status.as_str_name())),
-        }
+        ask_health(self.connect(target).await?, target, service).await
     }
 }
 
@@ -142,6 +130,28 @@ fn client_config(roots: RootCertStore) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Ok(builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What a server at the other end says of its service by gRPC.
+async fn ask_health<S>(stream: S, target: &str, service: &str) -> Result<Outcome, String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|error| error.to_string())?;
+    let mut stream = Some(TokioIo::new(stream));
+    // One connection to the address that was allowed; a second one is not made.
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = stream.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
+        std::future::ready(stream)
+    });
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())?;
+    let mut client = HealthClient::new(channel).max_decoding_message_size(HEAD_BYTES_MAX);
+    let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
+    let answer = answer.map_err(|status| format!("gRPC {}: {}", status.code(), status.message()))?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => Ok(Outcome::Pass),
+        status => Err(format!("{NOT_SERVING} {}", status.as_str_name())),
+    }
 }
 
 /// The status of the answer.
