@@ -59,7 +59,7 @@ impl Decided {
     }
 
     /// The log takes a command and gives it back; the machine decides it, and again, and never fails.
-    pub fn decide(&self, request: Option<RequestId>, command: Command) {
+    pub fn decide(&self, request: Option<RequestId>, command: &Command) {
         let entries: Vec<_> = [0, 1].iter().map(|more| entry(self.next + more, request, command.clone())).collect();
         let Payload::Batch(batch) = &entries[0].payload else { unreachable!() };
         let envelope = &batch.commands[0];

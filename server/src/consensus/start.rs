@@ -113,11 +113,8 @@ impl Consensus {
 
         let id = params.id;
         let build = Raft::build(id.get(), config, params.network, log_store, state_machine);
-        let raft = runtime
-            .spawn(build)
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let done = runtime.spawn(build).await.map_err(|error| StartError::Raft(error.to_string()))?;
+        let raft = done.map_err(|error| StartError::Raft(error.to_string()))?;
 
         let (leadership, leadership_seen) = watch::channel(Leadership::Following { leader: None });
         let (removed, removed_seen) = watch::channel(false);

@@ -35,7 +35,9 @@ fn requests_of_the_native_door() {
         };
         passed.is_some()
     };
-    inputs(corpus).iter().for_each(|input| assert!(target(input), "{input:02x?} is refused"));
+    for input in inputs(corpus) {
+        assert!(target(&input), "{input:02x?} is refused");
+    }
     fuzz_in(ROOM, "requests of the native door", corpus, target);
 }
 
@@ -69,7 +71,7 @@ fn write(decided: &Decided, limits: &Limits, which: u8, message: &[u8]) -> Optio
             Ok((id(request.id.as_ref())?, Command::LeaseRevoke { leases, cause: LeaseEnd::Asked }))
         })?,
     };
-    decided.decide(id, command);
+    decided.decide(id, &command);
     Some(())
 }
 
@@ -97,7 +99,7 @@ fn contend(decided: &Decided, limits: &Limits, which: u8, message: &[u8]) -> Opt
             assert_eq!(Document::of(Kind::Lock, &value).as_ref(), Some(&asked.document));
             assert_eq!(asked.document.claim(), asked.claim);
             assert!(is_contender(&asked.name, &asked.key, &value));
-            decided.decide(None, Command::Put(Put::new(asked.key, value, asked.owner)));
+            decided.decide(None, &Command::Put(Put::new(asked.key, value, asked.owner)));
         }
         9 => passed(message, |request: v1::ReleaseRequest| {
             contenders::name(&request.name)?;
@@ -112,7 +114,7 @@ fn contend(decided: &Decided, limits: &Limits, which: u8, message: &[u8]) -> Opt
                 Ok((Name::new(&request.name), election::candidate(request, limits)?))
             })?;
             assert!(is_contender(&name, &put.key, put.value.as_ref()?));
-            decided.decide(None, Command::Put(put));
+            decided.decide(None, &Command::Put(put));
         }
         _ => {
             let request = |request: v1::ProclaimRequest| election::leadership(&request, limits);
