@@ -180,7 +180,8 @@ pub enum Lost {
     NotConfirmed,
     /// The guard has given it up.
     Released,
-    /// Its key was deleted although its lease lives: an operator released it by force, or something wrote there.
+    /// Its key is gone, and not by the end of its lease as far as was seen: an operator released it by force, something wrote
+    /// there, or it had gone before the client looked for the first time.
     Taken,
 }
 

@@ -76,29 +76,6 @@ async fn a_wait_whose_lease_is_lost_never_succeeds() {
     doors.stop().await;
 }
 
-/// The turn of the second comes, and its barrier can no longer be made: it asked again and again without a pause, on a
-/// thread that then served nobody. Each time the member stops at another moment of the hand-over.
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_is_told_when_the_member_stops_in_a_hand_over() {
-    for yields in 0..24 {
-        let doors = Doors::single().await;
-        let lease = grant(&doors, 60_000).await;
-        let held = acquire(&doors, "l", lease, 1).await.unwrap();
-        let waiting = waits(&doors, acquire(&doors, "l", lease, 2), "l", 1).await;
-        let request = v1::ReleaseRequest { name: "l".into(), lease_id: lease, acquire_id: 1, token: held.token };
-        let mut lock = contenders::lock(&doors);
-        let releasing = tokio::spawn(async move { lock.release(request).await });
-        for _ in 0..yields * 8 {
-            tokio::task::yield_now().await;
-        }
-        doors.tasks.stop();
-        // Either may have been done before.
-        let _ = timeout(Duration::from_secs(20), waiting).await.expect("the call ends").unwrap();
-        let _ = timeout(Duration::from_secs(20), releasing).await.expect("this one too").unwrap();
-        doors.stop().await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn shared_holders_hold_together_and_wait_behind_an_exclusive_one() {
     let doors = Doors::single().await;

@@ -28,6 +28,7 @@ mod scenarios;
 mod surveyors;
 mod trace;
 mod truth;
+mod watchdog;
 mod watchers;
 mod way;
 mod world;

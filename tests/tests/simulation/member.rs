@@ -20,6 +20,7 @@ use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::types::Node;
 use quorate_server::consensus::{ApplySink, Consensus, Params};
 use quorate_server::leader::{LeaderJobs, Lessor};
+use quorate_server::recipes::Cost;
 use quorate_server::recipes::discovery::{Discovery, Networks};
 use quorate_server::tasks::{Simulated, Tasks, Work};
 use quorate_server::watch::{Hub, Listeners};
@@ -70,6 +71,13 @@ pub struct Process {
     pub consensus: Arc<Consensus>,
     pub tasks: Tasks,
     rooms: Arc<Rooms>,
+}
+
+impl Process {
+    /// What was done here for those who wait in lines.
+    pub fn line(&self) -> Cost {
+        self.rooms.lines.cost()
+    }
 }
 
 /// What all members share.

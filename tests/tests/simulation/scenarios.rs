@@ -7,12 +7,14 @@
 //!   scenario is about.
 //! - One that does not come to its end is wrong, and has found nothing.
 
+mod contender;
 mod deposed;
 mod discarded;
 mod edge;
 mod late;
 mod noted;
 mod overtaken;
+mod unconfirmed;
 mod unheard;
 
 use std::time::Duration;
@@ -44,6 +46,7 @@ pub enum Scenario {
     Deposed,
     Noted,
     Late,
+    Unconfirmed,
     Edge,
 }
 
@@ -54,8 +57,16 @@ impl Scenario {
     }
 
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Unheard, Self::Discarded, Self::Overtaken, Self::Deposed, Self::Noted, Self::Late, Self::Edge];
+    pub const ALL: [Self; 8] = [
+        Self::Unheard,
+        Self::Discarded,
+        Self::Overtaken,
+        Self::Deposed,
+        Self::Noted,
+        Self::Late,
+        Self::Unconfirmed,
+        Self::Edge,
+    ];
 
     fn members(self) -> u64 {
         if self == Self::Discarded { 5 } else { 3 }
@@ -75,6 +86,7 @@ impl Scenario {
             Self::Deposed => deposed::tell(world).await,
             Self::Noted => noted::tell(world).await,
             Self::Late => late::tell(world).await,
+            Self::Unconfirmed => unconfirmed::tell(world).await,
             Self::Edge => edge::tell(world, &mut watching).await,
         }
         watching

@@ -38,6 +38,7 @@ use crate::member::{Machine, Process, Surroundings, member_id, node};
 use crate::net::Net;
 use crate::recorder::{Recorder, log_of};
 use crate::trace::{Keep, Trace};
+use crate::watchdog::Watchdog;
 use crate::watchers::Watcher;
 use crate::{historians, surveyors};
 
@@ -161,6 +162,7 @@ pub fn run(plan: Plan) -> Report {
 
 /// Runs a plan to its end. What happens is told by `life`; the rest, and what is checked, are the same for all.
 pub fn run_as(plan: Plan, setting: Option<Setting>, life: impl AsyncFnOnce(&mut World) -> Watching) -> Report {
+    let _watchdog = Watchdog::begin(format!("the run of seed {}", plan.seed));
     chance::seed_thread(plan.seed);
     #[cfg(debug_assertions)]
     Flaw::put_in(plan.bug.and_then(Bug::flaw));
