@@ -7,8 +7,8 @@
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
 //! - Word of a commit alone, an append without entries, waits for the next append while commands wait for one, at most
-//!   [`HOLD_MAX`]: what follows says all that it says. With nothing waiting it goes at once; heartbeats and read barriers
-//!   are on a stream of their own and say what is committed too.
+//!   2 ms: what follows says all that it says. With nothing waiting it goes at once; heartbeats and read barriers are on a
+//!   stream of their own and say what is committed too.
 
 use std::collections::VecDeque;
 use std::future::Future;
