@@ -16,9 +16,7 @@ const TTL: Duration = Duration::from_millis(1_500);
 
 /// Campaigns again and again until it is over.
 pub(crate) async fn live(mut client: Native) {
-    while !client.town.is_over() {
-        let think = client.dice.between_ms(0, 10 * client.town.plan.think_ms);
-        client.town.pause(think).await;
+    while client.think(10).await {
         campaign(&mut client).await;
     }
 }
@@ -31,20 +29,10 @@ async fn campaign(client: &mut Native) {
     let leads = won.as_ref().ok().map(|leadership| (leadership.key().into(), leadership.term().0));
     let what = Elected::Campaigned { value: value.into(), leads };
     let completed = recorder.election(&election, client.id, invoked, what);
-    let mut hold = Hold {
-        lock: election.as_str().into(),
-        client: client.id,
-        mode: Mode::Exclusive,
-        key: won.as_ref().map_or_else(|_| Vec::new(), |leadership| leadership.key().to_vec()).into(),
-        invoked,
-        completed,
-        token: won.as_ref().ok().map(|leadership| leadership.term().0),
-        revision: None,
-        downgraded: None,
-        ended: Some(completed),
-    };
+    let mut hold = Hold::wanted(election.as_str(), client.id, Mode::Exclusive, invoked, completed);
     match won {
         Ok(leadership) => {
+            (hold.key, hold.token) = (leadership.key().into(), Some(leadership.term().0));
             lead(client, &leadership, &mut hold).await;
             recorder.hold(hold);
             stop(client, leadership).await;

@@ -42,18 +42,7 @@ async fn hold(etcd: &mut Etcd, client: &mut Client, lease: i64) {
     let locking = client.lock(lock.as_str(), Some(LockOptions::new().with_lease(lease)));
     let locked = timeout(wait, locking.boxed()).await;
     let completed = recorder.moment();
-    let mut hold = Hold {
-        lock: lock.as_str().into(),
-        client: etcd.id,
-        mode: Mode::Exclusive,
-        key: Vec::new().into(),
-        invoked,
-        completed,
-        token: None,
-        revision: None,
-        downgraded: None,
-        ended: Some(completed),
-    };
+    let mut hold = Hold::wanted(lock.as_str(), etcd.id, Mode::Exclusive, invoked, completed);
     match locked {
         Ok(Ok(answer)) => {
             hold.key = answer.key().into();

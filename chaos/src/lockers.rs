@@ -20,7 +20,7 @@ const PERMITS: u32 = 2;
 /// Wants the lock that all share, exclusively or shared, again and again until it is over.
 pub(crate) async fn live(mut client: Native) {
     let lock = client.town.one_lock();
-    while pause(&mut client).await {
+    while client.think(10).await {
         let mode = if client.dice.happens(600) { Mode::Exclusive } else { Mode::Shared };
         hold(&mut client, &lock, mode).await;
     }
@@ -29,16 +29,9 @@ pub(crate) async fn live(mut client: Native) {
 /// Wants one of a few permits again and again until it is over.
 pub(crate) async fn live_by_permits(mut client: Native) {
     let lock = format!("{}/permits", client.town.locks());
-    while pause(&mut client).await {
+    while client.think(10).await {
         hold(&mut client, &lock, Mode::Permit(PERMITS)).await;
     }
-}
-
-/// False when it is over.
-async fn pause(client: &mut Native) -> bool {
-    let think = client.dice.between_ms(0, 10 * client.town.plan.think_ms);
-    client.town.pause(think).await;
-    !client.town.is_over()
 }
 
 async fn hold(client: &mut Native, lock: &str, mode: Mode) {
@@ -52,18 +45,7 @@ async fn hold(client: &mut Native, lock: &str, mode: Mode) {
     let invoked = recorder.moment();
     let acquired = client.client.lock(lock.to_owned()).mode(wanted).ttl(TTL).wait(wait).acquire().await;
     let completed = recorder.moment();
-    let mut hold = Hold {
-        lock: lock.into(),
-        client: client.id,
-        mode,
-        key: acquired.as_ref().map_or_else(|_| Vec::new(), |guard| guard.key().to_vec()).into(),
-        invoked,
-        completed,
-        token: acquired.as_ref().ok().map(|guard| guard.token().0),
-        revision: None,
-        downgraded: None,
-        ended: Some(completed),
-    };
+    let mut hold = Hold::wanted(lock, client.id, mode, invoked, completed);
     let mut guard = match acquired {
         Ok(guard) => guard,
         Err(error) => {
@@ -71,6 +53,7 @@ async fn hold(client: &mut Native, lock: &str, mode: Mode) {
             return recorder.hold(hold);
         }
     };
+    (hold.key, hold.token) = (guard.key().into(), Some(guard.token().0));
     // Some hold it for longer than its session lives without renewal.
     let until = tokio::time::Instant::now() + client.dice.between_ms(5, 2_500);
     loop {

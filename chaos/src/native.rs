@@ -60,6 +60,13 @@ impl Native {
         }
     }
 
+    /// Does nothing for a while, at most so many times as long as the plan says. False when it is over.
+    pub async fn think(&mut self, times: u64) -> bool {
+        let think = self.dice.between_ms(0, times * self.town.plan.think_ms);
+        self.town.pause(think).await;
+        !self.town.is_over()
+    }
+
     fn any_key(&mut self) -> String {
         format!("{}/{}", self.town.keys(), self.dice.below(KEYS))
     }

@@ -44,9 +44,7 @@ pub(crate) async fn observe(mut client: Native) {
 /// Asks who leads until it is over.
 pub(crate) async fn ask(mut client: Native) {
     let (recorder, election) = (client.town.recorder.clone(), client.town.election());
-    while !client.town.is_over() {
-        let think = client.dice.between_ms(0, 3 * client.town.plan.think_ms);
-        client.town.pause(think).await;
+    while client.think(3).await {
         let invoked = recorder.moment();
         match client.client.election(election.clone()).leader().await {
             Ok(leader) => {

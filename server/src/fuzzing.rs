@@ -9,7 +9,7 @@ use quorate_state::apply::{Entry, LogPosition, Machine, Payload};
 use quorate_state::codec::{decode_envelope, encode_envelope};
 use quorate_state::command::{Batch, Command, Envelope, Owner, Principal, Put, RangeQuery, RequestId};
 use quorate_state::store::{MemoryStore, Store as _};
-use quorate_state::testing::fuzz::{Room, fuzz_within};
+use quorate_state::testing::fuzz::{Room, fuzz_within, inputs};
 use quorate_state::versions::STATE_VERSION;
 use quorate_state::view::{ReadError, View};
 
@@ -21,6 +21,15 @@ pub fn fuzz(name: &str, corpus: &str, target: impl Fn(&[u8]) -> bool) {
 /// The same for what needs other room than a decoder.
 pub fn fuzz_in(room: Room, name: &str, corpus: &str, target: impl Fn(&[u8]) -> bool) {
     fuzz_within(room, |run| allocation_counter::measure(run).bytes_max, name, corpus, target);
+}
+
+/// The same for requests, of which what passes is decided on a small store: see [`Decided`]. All of the corpus has to pass.
+pub fn fuzz_requests(name: &str, corpus: &str, target: impl Fn(&[u8]) -> bool) {
+    for input in inputs(corpus) {
+        assert!(target(&input), "{input:02x?} is refused");
+    }
+    // Each decision copies what it changes of the store.
+    fuzz_in(Room { base: 256 << 10, each: 512 }, name, corpus, target);
 }
 
 /// A small store on which is decided what passed a door.

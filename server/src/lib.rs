@@ -9,6 +9,7 @@ pub mod config;
 pub mod connection;
 pub mod consensus;
 pub mod data_dir;
+mod due;
 mod ephemeral;
 pub mod error;
 #[cfg(test)]

@@ -79,6 +79,24 @@ pub struct Hold {
     pub ended: Option<Moment>,
 }
 
+impl Hold {
+    /// Wanted, and not told to be held.
+    pub fn wanted(lock: impl Into<Octets>, client: u64, mode: Mode, invoked: Moment, completed: Moment) -> Self {
+        Self {
+            lock: lock.into(),
+            client,
+            mode,
+            key: Octets::EMPTY,
+            invoked,
+            completed,
+            token: None,
+            revision: None,
+            downgraded: None,
+            ended: Some(completed),
+        }
+    }
+}
+
 /// Who may hold together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -39,6 +39,7 @@ use crate::consensus::links::{Links, Purpose};
 use crate::consensus::rpc_codec as codec;
 use crate::consensus::snapshot_send;
 use crate::consensus::types::{Node, Snapshot, SnapshotDir, TypeConfig, Vote};
+use crate::due;
 
 type RpcError = RPCError<TypeConfig>;
 type AppendResult = Result<StreamAppendResult<TypeConfig>, RpcError>;
@@ -312,7 +313,7 @@ where
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, S> {
     /// Answers first; more requests only while few are in flight.
     async fn step(&mut self) -> Step {
-        let due = self.due.front().copied();
+        let late = self.due.front().copied();
         let until = self.held.as_ref().map(|(_, until)| *until);
         let may_send = self.due.len() < IN_FLIGHT_MAX;
         let (answers, input) = (&mut self.stream.answers, &mut self.input);
@@ -326,8 +327,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
             biased;
             answer = answers.message() => Step::Answer(answer),
             request = request => Step::Request(request),
-            () = at(until) => Step::Release,
-            () = at(due) => Step::Late,
+            () = due::at(until) => Step::Release,
+            () = due::at(late) => Step::Late,
         }
     }
 
@@ -371,14 +372,6 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
                 }
             }
         }
-    }
-}
-
-/// Completes then; never if there is no such time.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

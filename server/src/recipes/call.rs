@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use quorate_proto::Revision;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::api::Rooms;
 use crate::connection::Connection;
+use crate::due;
 
 /// A call.
 #[derive(Debug, Clone)]
@@ -55,17 +56,10 @@ impl Call {
         tokio::select! {
             biased;
             () = rooms.closing() => Interrupted::Closing,
-            () = reached(self.deadline) => Interrupted::Deadline,
-            () = reached(self.wait_until) => Interrupted::Waited,
+            () = due::at(self.deadline) => Interrupted::Deadline,
+            () = due::at(self.wait_until) => Interrupted::Waited,
             // An error says that the hub is gone, and the member with it.
             _ = contact.wait_for(|lost| *lost), if self.needs_leader => Interrupted::ContactLost,
         }
-    }
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -71,6 +71,16 @@ impl Session {
     }
 }
 
+/// What an acquire came to; without an answer, nothing.
+pub fn hold_of(lock: &str, client: u64, answer: Option<&v1::AcquireResponse>, invoked: u64, completed: u64) -> Hold {
+    let mut hold = Hold::wanted(lock, client, Mode::Exclusive, invoked, completed);
+    if let Some(answer) = answer {
+        (hold.key, hold.token) = (answer.key.to_vec().into(), Some(answer.token));
+        hold.revision = answer.header.map(|header| header.revision);
+    }
+    hold
+}
+
 impl Locker {
     pub fn new(client: Client) -> Self {
         Self { client, count: 0 }
@@ -125,18 +135,7 @@ impl Locker {
         let acquired = self.acquire(&lock, acquire_id, session).await;
         session.live_on();
         let completed = recorder.trace.moment();
-        let mut hold = Hold {
-            lock: lock.as_str().into(),
-            client: self.client.id,
-            mode: Mode::Exclusive,
-            key: acquired.as_ref().map_or_else(Vec::new, |acquired| acquired.key.to_vec()).into(),
-            invoked,
-            completed,
-            token: acquired.as_ref().map(|acquired| acquired.token),
-            revision: acquired.as_ref().and_then(|acquired| acquired.header).map(|header| header.revision),
-            downgraded: None,
-            ended: Some(completed),
-        };
+        let mut hold = hold_of(&lock, self.client.id, acquired.as_ref(), invoked, completed);
         let Some(acquired) = acquired else { return recorder.hold(hold) };
         if !session.is_alive(&self.client) {
             // Whoever knows that its session is over claims nothing.

@@ -20,6 +20,7 @@ mod unheard;
 use std::time::Duration;
 
 use quorate_server::consensus::Leadership;
+use quorate_server::consensus::types::LogId;
 use tokio::time::{Instant, sleep};
 
 use crate::faults::leader;
@@ -120,6 +121,13 @@ fn leads(world: &World, id: u64) -> bool {
 /// All ways between each of some and each of others.
 fn between(some: &[u64], others: &[u64]) -> Vec<(u64, u64)> {
     some.iter().flat_map(|a| others.iter().flat_map(move |b| [(*a, *b), (*b, *a)])).collect()
+}
+
+/// Waits until an entry after `last` is safe at one member and at another: that entry.
+async fn entry_reaches(world: &World, last: Option<LogId>, one: u64, another: u64) -> Option<LogId> {
+    let at = |id: u64| world.machines[&id].platter.last();
+    until(world, "another has the entry", || at(one) > last && at(another) == at(one)).await;
+    at(one)
 }
 
 /// The scenario cannot go on.

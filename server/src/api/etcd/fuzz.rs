@@ -9,17 +9,13 @@ use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::{v3electionpb, v3lockpb};
 use quorate_proto::{LeaseId, Revision};
 use quorate_state::command::{Command, LeaseEnd};
-use quorate_state::testing::fuzz::{Room, inputs};
 
 use super::errors::{self, Refused};
 use super::{election, lease, lock, requests, watch};
 use crate::config::Limits;
-use crate::fuzzing::{Decided, fuzz_in};
+use crate::fuzzing::{Decided, fuzz_requests};
 use crate::recipes::Name;
 use crate::watch::Scope;
-
-/// With the small store, of which each decision copies what it changes.
-const ROOM: Room = Room { base: 256 << 10, each: 512 };
 
 #[test]
 fn requests_of_etcds_wire() {
@@ -34,10 +30,7 @@ fn requests_of_etcds_wire() {
         };
         passed.is_some()
     };
-    for input in inputs(corpus) {
-        assert!(target(&input), "{input:02x?} is refused");
-    }
-    fuzz_in(ROOM, "requests of etcd's wire", corpus, target);
+    fuzz_requests("requests of etcd's wire", corpus, target);
 }
 
 /// A watch, unless it is refused; its range has room for a key.

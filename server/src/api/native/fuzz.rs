@@ -6,7 +6,6 @@ use quorate_proto::v1;
 use quorate_proto::{Key, Revision};
 use quorate_state::command::{Command, LeaseEnd, Put, RequestId};
 use quorate_state::outcome::Meta;
-use quorate_state::testing::fuzz::{Room, inputs};
 
 use super::{contenders, election, lease, lock, watch};
 use crate::api::cursor::Cursor;
@@ -14,12 +13,9 @@ use crate::api::errors::Refusal;
 use crate::api::limits::PAGE_MAX;
 use crate::api::validate;
 use crate::config::Limits;
-use crate::fuzzing::{Decided, fuzz_in};
+use crate::fuzzing::{Decided, fuzz_requests};
 use crate::recipes::discovery::{Filter, InstanceName, Registration, instance_at, maintenance, reported};
 use crate::recipes::{Document, Kind, Name};
-
-/// With the small store, of which each decision copies what it changes.
-const ROOM: Room = Room { base: 256 << 10, each: 512 };
 
 #[test]
 fn requests_of_the_native_door() {
@@ -35,10 +31,7 @@ fn requests_of_the_native_door() {
         };
         passed.is_some()
     };
-    for input in inputs(corpus) {
-        assert!(target(&input), "{input:02x?} is refused");
-    }
-    fuzz_in(ROOM, "requests of the native door", corpus, target);
+    fuzz_requests("requests of the native door", corpus, target);
 }
 
 /// A request, unless its bytes are none, or it is refused; a refusal says why.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use quorate_proto::{Revision, v1};
 use quorate_state::outcome::ChangeKind;
 use quorate_state::view::ReadError;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Discovery;
 use super::instance;
@@ -29,6 +29,7 @@ use super::names::{Place, ROOT, ServiceName, place};
 use super::resolve::settings;
 use super::settings::ServiceSettings;
 use crate::api::{StoreView, Weight};
+use crate::due;
 use crate::sync::watch;
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchSpec};
 
@@ -131,7 +132,7 @@ async fn follow(discovery: &Discovery) {
             let notice = tokio::select! {
                 biased;
                 notice = poll_fn(|cx| session.poll_next(cx)) => notice,
-                () = at(due) => {
+                () = due::at(due) => {
                     tracker.look(Instant::now()).await;
                     continue;
                 }
@@ -147,13 +148,6 @@ async fn follow(discovery: &Discovery) {
             }
         }
         sleep(RETRY_PAUSE).await;
-    }
-}
-
-async fn at(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

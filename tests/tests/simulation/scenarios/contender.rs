@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use quorate_proto::v1;
-use quorate_tests::checkers::history::{Hold, Mode};
+use quorate_tests::checkers::history::Hold;
 use tokio::time::timeout;
 
 use crate::clients::Client;
-use crate::lockers::DIRECTORY;
+use crate::lockers::{DIRECTORY, hold_of};
 use crate::way::{Way, ask};
 
 /// For one request.
@@ -57,19 +57,7 @@ impl Contender {
     pub async fn acquire_since(&self, invoked: u64) -> Hold {
         let answer = self.ask(false).await;
         let completed = self.client.town.recorder.trace.moment();
-        let answered = answer.as_ref();
-        Hold {
-            lock: lock().as_str().into(),
-            client: self.client.id,
-            mode: Mode::Exclusive,
-            key: answered.map_or_else(Vec::new, |answer| answer.key.to_vec()).into(),
-            invoked,
-            completed,
-            token: answered.map(|answer| answer.token),
-            revision: answered.and_then(|answer| answer.header).map(|header| header.revision),
-            downgraded: None,
-            ended: Some(completed),
-        }
+        hold_of(&lock(), self.client.id, answer.as_ref(), invoked, completed)
     }
 
     /// It was claimed until now.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{between, leads, roles, until};
+use super::{between, entry_reaches, leads, roles, until};
 use crate::clients::key;
 use crate::world::World;
 
@@ -20,12 +20,7 @@ pub async fn tell(world: &mut World) {
     net.cut(between(&[leader, keeper], rest));
     let mut writer = world.client(1001).at(leader, PATIENCE);
     let writing = tokio::spawn(async move { writer.put_if_unchanged(&key(0)).await });
-    until(world, "one other has the entry", || {
-        let entry = platter(leader).last();
-        entry > last && platter(keeper).last() == entry
-    })
-    .await;
-    let entry = platter(leader).last();
+    let entry = entry_reaches(world, last, leader, keeper).await;
     net.cut(between(&[leader], &[keeper]));
     // The rest elect one of them, whose entries reach the former leader only.
     net.lose_appends(between(rest, rest));

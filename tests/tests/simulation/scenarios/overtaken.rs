@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{between, leads, revision, roles, until};
+use super::{between, entry_reaches, leads, revision, roles, until};
 use crate::clients::key;
 use crate::faults::shorten_log;
 use crate::world::World;
@@ -23,12 +23,7 @@ pub async fn tell(world: &mut World) {
     net.cut([(second, leader), (third, leader), (leader, third)]);
     let mut writer = world.client(1001).at(leader, PATIENCE);
     let writing = tokio::spawn(async move { writer.put_if_unchanged(&key(0)).await });
-    until(world, "another has the entry", || {
-        let entry = platter(leader).last();
-        entry > last && platter(second).last() == entry
-    })
-    .await;
-    let entry = platter(leader).last();
+    let entry = entry_reaches(world, last, leader, second).await;
     net.cut(between(&[leader], &[second, third]));
     until(world, "the other leads", || leads(world, second)).await;
     world.client(1002).at(second, PATIENCE).put(&key(1)).await;

@@ -27,7 +27,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use quorate_proto::{Key, MemberId, Revision};
 use quorate_state::outcome::{Change, ChangeKind};
 use quorate_state::view::ReadError;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::Discovery;
 use super::check::{Check, Kind};
@@ -35,6 +35,7 @@ use super::document::Document;
 use super::names::{InstanceName, Place, ROOT, all_checkers, all_ttl_keys, checker_of, place, ttl_check_of};
 use crate::api::{StoreView, Weight};
 use crate::chance;
+use crate::due;
 use crate::recipes::scan::scan;
 use crate::sync::watch;
 use crate::watch::{Interest, OnContactLoss, Picked, Scope, Session, WatchNotice, WatchSpec};
@@ -154,7 +155,7 @@ impl Checker {
                     WatchNotice::Created { .. } | WatchNotice::Mark { .. } | WatchNotice::SessionMark { .. } => {}
                 },
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.finished(done),
-                () = until(next) => self.turn(),
+                () = due::at(next) => self.turn(),
             }
         }
     }
@@ -303,12 +304,5 @@ fn instance_at(key: &Key) -> Option<InstanceName> {
     match place(key)? {
         Place::Instance(service, id) => InstanceName::new(service.as_str(), id).ok(),
         Place::Settings(_) => None,
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
