@@ -65,9 +65,11 @@ fuzz: setup
 	@scripts/announce-build
 	QUORATE_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --workspace --lib --bins -- --nocapture --test-threads 1 fuzz::
 
-# Whole clusters, each in one thread: docs/simulation.md.
+# Whole clusters, each in one thread: docs/simulation.md. For many of them it pays to have our own crates optimised, which
+# compiles those, and only those, once more.
 simulate: setup
 	@scripts/announce-build
+	$(if $(SEED),,CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_INCREMENTAL=false) \
 	$(if $(SEED),QUORATE_SEED=$(SEED),QUORATE_SEEDS=$(SEEDS)) $(if $(SCENARIO),QUORATE_SCENARIO=$(SCENARIO)) \
 	$(CARGO) test --locked --workspace --test simulation -- --nocapture $(if $(SCENARIO),what_is_written_down,whatever_goes_wrong)
 

@@ -143,8 +143,8 @@ impl Server {
         let rooms = rooms(&config, &core, &consensus, &assembled.local, &hub);
         let discovery = Discovery::start(&rooms, config.check_networks.clone())?;
         let dns_address = serve_dns(dns_sockets, &discovery, &config, &core.tasks)?;
-        let routes =
-            api::native::routes(&rooms, &discovery).map_err(|error| StartError::Services(error.to_string()))?;
+        let routes = api::native::with_reflection(api::native::routes(&rooms, &discovery))
+            .map_err(|error| StartError::Services(error.to_string()))?;
         let doors = serve::open(client_listener, &routes, config.door_threads, &core.tasks, &core.handle())?;
         let id = data_dir.identity().member;
         tracing::info!(%id, name = config.name, clients = %doors.address(), peers = %peer_address, "serving");

@@ -56,6 +56,8 @@ table! {
     Forwarder,      "q-forward",   "consensus", EndsMember;
     /// Notices that the leader's process has ended.
     LeaderEnd,      "q-leader-end", "consensus", EndsMember;
+    /// Does so for one runtime of the doors.
+    ForwardLane,    "q-fwd-lane",  "consensus", EndsMember;
     /// Answers forwarded requests of one follower.
     ForwardServer,  "q-fwd-serve", "consensus", Logged;
     /// Follows Raft's metrics: leadership, membership, fatal end.

@@ -85,7 +85,7 @@ impl Assembly {
         let links = Arc::new(Links::new(local.clone(), self.timing));
         let disk = Arc::new(DiskSpace::new(self.data_dir.path().to_owned(), self.disk_reserve_bytes));
         let (verdicts, verdicts_seen) = watch::channel(Verdicts::default());
-        let (forwarder, forward_task) = Forwarder::new(links.clone(), disk.clone());
+        let (forwarder, forward_task) = Forwarder::new(links.clone(), disk.clone(), tasks.clone(), &runtime);
         let ends = forwarder.ends();
         let receiver = Receiver::new(self.data_dir.snapshots());
         let door = PeerDoor::new(links.clone(), forwarder.clone(), receiver, tasks.clone());

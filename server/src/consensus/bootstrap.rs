@@ -224,7 +224,7 @@ impl Bootstrap {
     }
 
     async fn ask(&self, address: &str) -> Result<HelloResponse, Status> {
-        let mut peer = self.links.stranger(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut peer = self.links.apart(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(peer.hello(self.local().hello()).await?.into_inner())
     }
 

@@ -19,7 +19,8 @@ use tokio::time::{Instant, Interval};
 use tonic::{Status, Streaming};
 
 use crate::consensus::Consensus;
-use crate::consensus::forward::{Forwarder, OUTSTANDING_MAX};
+use crate::consensus::forward::Forwarder;
+use crate::consensus::forward_lane::OUTSTANDING_MAX;
 use crate::consensus::forward_wire::{Answer, decode_change, encode_response};
 use crate::consensus::links::{LocalMember, index, removal};
 use crate::error::{ConsensusError, Happened};

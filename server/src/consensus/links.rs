@@ -271,8 +271,9 @@ impl Links {
         Ok(client(channel))
     }
 
-    /// A client on a connection of its own, for a member whose id is not known yet.
-    pub fn stranger(&self, address: &str) -> Result<PeerClient<Channel>, LinkError> {
+    /// A client on a connection of its own, which is not kept: for a member whose id is not known yet, or on another
+    /// runtime than Raft's.
+    pub fn apart(&self, address: &str) -> Result<PeerClient<Channel>, LinkError> {
         self.connect(address).map(client)
     }
 

@@ -6,9 +6,9 @@
 //! - Every answer has a deadline: a lost one must not wedge the follower for good.
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
-//! - Word of a commit alone, an append without entries, waits for the next append while commands wait for one, at most
-//!   2 ms: what follows says all that it says. With nothing waiting it goes at once; heartbeats and read barriers are on a
-//!   stream of their own and say what is committed too.
+//! - Word of a commit alone, an append without entries, waits for the next append while commands wait for one, or while
+//!   the next one has always come soon (`rhythm`), at most 2 ms: what follows says all that it says. Else it goes at once.
+//!   Heartbeats and read barriers are on a stream of their own and say what is committed too.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -36,6 +36,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::consensus::backlog::Backlog;
 use crate::consensus::links::{Links, Purpose};
+use crate::consensus::rhythm::Rhythm;
 use crate::consensus::rpc_codec as codec;
 use crate::consensus::snapshot_send;
 use crate::consensus::types::{Node, Snapshot, SnapshotDir, TypeConfig, Vote};
@@ -68,6 +69,7 @@ pub struct PeerNetwork {
     address: String,
     purpose: Purpose,
     backlog: Backlog,
+    rhythm: Rhythm,
     kept: Option<AppendStream>,
 }
 
@@ -94,7 +96,8 @@ impl NetworkFactory {
 
     fn network(&self, target: u64, node: &Node, purpose: Purpose) -> PeerNetwork {
         let address = node.peer_address.clone();
-        PeerNetwork { links: self.links.clone(), target, address, purpose, backlog: self.backlog.clone(), kept: None }
+        let (links, backlog) = (self.links.clone(), self.backlog.clone());
+        PeerNetwork { links, target, address, purpose, backlog, rhythm: Rhythm::default(), kept: None }
     }
 }
 
@@ -300,7 +303,10 @@ where
                 call.input = None;
                 call.release()
             }
-            Step::Release => call.release(),
+            Step::Release => {
+                call.network.rhythm.mistaken();
+                call.release()
+            }
         };
         if let Some(request) = request
             && let Err(error) = call.send(&request)
@@ -336,8 +342,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
     fn hold(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Option<AppendEntriesRequest<TypeConfig>> {
         // What was held says nothing that this one does not say.
         let until = self.held.take().map_or_else(|| Instant::now() + HOLD_MAX, |(_, until)| until);
-        let may_wait = request.entries.is_empty() && matches!(self.network.purpose, Purpose::Append);
-        if may_wait && !self.network.backlog.is_empty() {
+        let network = &mut *self.network;
+        if !request.entries.is_empty() {
+            network.rhythm.appended();
+            return Some(request);
+        }
+        let relied = network.rhythm.committed();
+        let follows = !network.backlog.is_empty() || relied;
+        if follows && matches!(network.purpose, Purpose::Append) {
             self.held = Some((request, until));
             return None;
         }

@@ -176,7 +176,7 @@ impl Start {
         consensus.run();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let discovery = Discovery::start(&rooms, networks).unwrap();
-        let routes = api::native::routes(&rooms, &discovery).unwrap();
+        let routes = api::native::with_reflection(api::native::routes(&rooms, &discovery)).unwrap();
         let serving = serve::open(listener, &routes, 2, &tasks, &Handle::current()).unwrap();
         let channel = Endpoint::new(format!("http://{}", serving.address())).unwrap().connect_lazy();
         Doors { consensus, rooms, discovery, serving, tasks, channel, dir: None }

@@ -211,7 +211,7 @@ impl Machine {
         tokio::spawn(async move {
             if consensus.recovered(Instant::now() + Duration::from_mins(10)).await.is_ok() && net.runs(origin) {
                 let discovery = Discovery::start(&rooms, Networks::default()).unwrap();
-                let routes = api::native::routes(&rooms, &discovery).unwrap();
+                let routes = api::native::routes(&rooms, &discovery);
                 trace.note(format!("{} serves", origin.id));
                 let process = origin.process;
                 net.listen(origin.id, End { process, consensus: (*consensus).clone(), routes: Some(routes) });

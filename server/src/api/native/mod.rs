@@ -31,16 +31,13 @@ use super::watches::WatchService;
 use super::{etcd, health};
 use crate::recipes::discovery::Discovery;
 
-/// All services of the client port: those of the native API and of etcd's wire, with reflection and health.
-pub fn routes(rooms: &Arc<Rooms>, discovery: &Arc<Discovery>) -> Result<Routes, tonic_reflection::server::Error> {
+/// All services of the client port: those of the native API and of etcd's wire, with health.
+pub fn routes(rooms: &Arc<Rooms>, discovery: &Arc<Discovery>) -> Routes {
     let bytes_max = rooms.limits.request_bytes_max + MESSAGE_EXTRA_BYTES;
     let kv = v1::kv_server::KvServer::new(kv::KvDoor(Arc::clone(rooms))).max_decoding_message_size(bytes_max);
     let found = discovery::DiscoveryDoor { rooms: Arc::clone(rooms), discovery: Arc::clone(discovery) };
     let found = v1::discovery_server::DiscoveryServer::new(found);
     let batch = v1::batch_server::BatchServer::new(batch::BatchDoor(Arc::clone(rooms)));
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
-        .build_v1()?;
     let mut routes = Routes::builder();
     routes
         .add_service(kv)
@@ -55,8 +52,15 @@ pub fn routes(rooms: &Arc<Rooms>, discovery: &Arc<Discovery>) -> Result<Routes, 
         .add_service(v1::cluster_server::ClusterServer::new(cluster::ClusterDoor(Arc::clone(rooms))))
         .add_service(v1::admin_server::AdminServer::new(admin::AdminDoor(Arc::clone(rooms))))
         .add_service(broken::TellsBroken(found))
-        .add_service(health::service(&rooms.hub))
-        .add_service(reflection);
+        .add_service(health::service(&rooms.hub));
     etcd::add_services(&mut routes, rooms);
-    Ok(routes.routes().prepare())
+    routes.routes().prepare()
+}
+
+/// Those services, and reflection, by which tools learn of them.
+pub fn with_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
+        .build_v1()?;
+    Ok(routes.add_service(reflection).prepare())
 }

@@ -56,8 +56,8 @@ async fn test(manner: Manner) -> Test {
     let local = LocalMember::new(MemberId::new(1).unwrap(), "one".into(), String::new(), ClusterId::new(7));
     let links = Arc::new(Links::new(Arc::new(local), Timing::default()));
     let backlog = Backlog::default();
-    let network =
-        PeerNetwork { links, target: 2, address, purpose: Purpose::Append, backlog: backlog.clone(), kept: None };
+    let (purpose, rhythm) = (Purpose::Append, Rhythm::default());
+    let network = PeerNetwork { links, target: 2, address, purpose, backlog: backlog.clone(), rhythm, kept: None };
     Test { network, manner, streams, backlog }
 }
 
@@ -149,6 +149,22 @@ async fn word_of_a_commit_waits_for_the_next_append_only_while_commands_wait() {
     let mut answers =
         test.network.stream_append(input().take(1).chain(futures::stream::pending()), option()).await.unwrap();
     assert_eq!(indexes(vec![answers.next().await.unwrap()]), [4]);
+}
+
+#[tokio::test]
+async fn word_of_a_commit_waits_for_the_next_append_where_that_has_always_come_soon() {
+    let mut test = test(Manner::Answers).await;
+    let entries = |index| AppendEntriesRequest { entries: vec![blank(index + 1)], ..append(index) };
+    // The first eight are the proof.
+    let input = futures::stream::iter((0..20).map(move |n| if n % 2 == 0 { append(n) } else { entries(n) }));
+    let answers = test.network.stream_append(input, option()).await.unwrap();
+    assert_eq!(indexes(answers.collect().await), (0..16).chain([17, 19]).collect::<Vec<_>>());
+    // None follows: it goes alone, and so does the next one.
+    let input = futures::stream::iter([append(20)]).chain(futures::stream::pending());
+    let mut answers = test.network.stream_append(input, option()).await.unwrap();
+    assert_eq!(indexes(vec![answers.next().await.unwrap()]), [20]);
+    drop(answers);
+    assert_eq!(indexes(test.call(21..23).await), [21, 22]);
 }
 
 #[tokio::test]
