@@ -59,6 +59,26 @@ async fn writes_and_reads_go_through_any_member() {
     }
 }
 
+/// What it takes is the thread on which it is asked, and the leader: not Raft's thread of the member that is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_goes_to_the_leader_from_the_runtime_on_which_it_is_asked() {
+    let root = tempfile::tempdir().unwrap();
+    let peers = three(&root).await;
+    let follower = &peers[(leader(&peers).await + 1) % 3];
+    let until = soon();
+    loop {
+        // The first one begins the stream of this runtime, and does not wait for it.
+        follower.put("/a", "1").await.unwrap();
+        let busy = follower.keep_busy().await;
+        let put = tokio::time::timeout(Duration::from_secs(1), follower.put("/a", "2")).await;
+        drop(busy);
+        if put.is_ok_and(|put| put.is_ok()) {
+            break;
+        }
+        assert!(Instant::now() < until, "it waits for Raft's runtime");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed_under_load_and_every_write_is_applied_once() {
     let root = tempfile::tempdir().unwrap();

@@ -178,6 +178,27 @@ impl Peer {
         Ok(())
     }
 
+    /// Nothing runs on its runtime, Raft neither, until what is returned is dropped.
+    pub async fn keep_busy(&self) -> Vec<std::sync::mpsc::Sender<()>> {
+        let runtime = &self.running.as_ref().expect("it runs").runtime;
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let occupy = |_| {
+            let (end, ended) = std::sync::mpsc::channel();
+            let begun = begun.clone();
+            runtime.spawn(async move {
+                begun.send(()).expect("who waits for it is there");
+                // An error is the end of it.
+                let _ = ended.recv();
+            });
+            end
+        };
+        let ends = (0..runtime.metrics().num_workers()).map(occupy).collect();
+        for _ in 0..runtime.metrics().num_workers() {
+            begins.recv().await.expect("all begin");
+        }
+        ends
+    }
+
     /// The files of a killed member are let go a moment later.
     async fn open(&self) -> Result<DataDir, DataDirError> {
         let deadline = soon();
