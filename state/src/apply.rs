@@ -5,6 +5,8 @@
 //! - Outcome, data, digest and applied position are in the same write.
 //! - Entries come without gaps. After a fault the machine refuses everything until it is opened again.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use quorate_proto::Revision;
 
@@ -15,7 +17,7 @@ use crate::digest::{self, Digest, DigestMark};
 use crate::draft::Draft;
 use crate::flaw::Flaw;
 use crate::outcome::{Change, ChangeKind, Changes, Fault, LeaseChange, Outcome, RevisionChanges};
-use crate::store::{Read, Store};
+use crate::store::{Gapped, Gaps, Read, Store};
 use crate::versions::STATE_VERSION;
 use crate::view;
 
@@ -63,10 +65,14 @@ pub struct Applied {
     pub state_version: Option<u32>,
 }
 
-/// The state machine over a store.
+/// Where keys come and go.
+const GAPS_IN: &[u8] = &[keys::table::CURRENT, keys::table::CHILD, keys::table::ATTACHED];
+
+/// The state machine over a store, which nobody else writes to in the tables of keys.
 #[derive(Debug)]
 pub struct Machine<S> {
     store: S,
+    gaps: RefCell<Gaps>,
     head: records::Head,
     membership: Option<(LogPosition, Bytes)>,
     window: Window,
@@ -82,7 +88,7 @@ impl<S: Store> Machine<S> {
         if head.state_version > STATE_VERSION {
             return Err(Fault::NewerFormat { found: head.state_version, known: STATE_VERSION });
         }
-        Ok(Self { store, head, membership, window, latched: false })
+        Ok(Self { store, gaps: RefCell::new(Gaps::of(GAPS_IN)), head, membership, window, latched: false })
     }
 
     /// The store.
@@ -124,7 +130,8 @@ impl<S: Store> Machine<S> {
     }
 
     fn apply_all(&mut self, entries: &[Entry]) -> Result<Vec<Applied>, Fault> {
-        let mut draft = Draft::new(&self.store, self.head);
+        let known = Gapped::new(&self.store, &self.gaps);
+        let mut draft = Draft::new(&known, self.head);
         let mut applied = Vec::with_capacity(entries.len());
         for entry in entries {
             applied.push(apply_entry(&mut draft, &mut self.window, entry)?);
@@ -140,6 +147,7 @@ impl<S: Store> Machine<S> {
             if Flaw::AppliesAgain.is_put_in() { records::Head { applied: self.head.applied, ..head } } else { head };
         draft.store.put(keys::HEAD.to_vec(), stored.encode());
         let batch = draft.store.into_batch();
+        self.gaps.get_mut().note(&batch);
         self.store.write(batch)?;
         self.head = head;
         Ok(applied)

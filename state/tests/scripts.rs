@@ -76,7 +76,7 @@ marks! {
     checkpoint_passes_over_missing_lease, command_above_version, compact_below_mark, compact_in_future, copy_destination_exists,
     copy_of_nothing, copy_overlap, dedup_acknowledged, dedup_expired, dedup_forgets, dedup_replayed, dedup_reused,
     delete_of_a_put_key, digest_mark_stored, duplicate_put, empty_range_as_missing_key, existence_has_no_order, expect_failed, key_created,
-    lease_exists, not_a_path, not_empty, own_lease_becomes_shared, own_lease_ends_with_its_key, parent_missing,
+    gap_leapt_over, lease_exists, not_a_path, not_empty, own_lease_becomes_shared, own_lease_ends_with_its_key, parent_missing,
     past_list_prefix_directory, purge_drops_records, purge_step_is_full, put_keep_value_of_missing_key,
     range_over_long_history,
     put_with_lease_of_another_key, put_with_missing_lease, revoke_missing_lease, revoke_passes_over_missing_lease,

@@ -6,9 +6,11 @@
 //! - A snapshot never changes.
 //! - After a failed write a store refuses everything until it is opened again.
 
+mod gaps;
 mod memory;
 mod overlay;
 
+pub use gaps::{Gapped, GappedCursor, Gaps};
 pub use memory::{MemoryCursor, MemorySnapshot, MemoryStore};
 pub use overlay::{Overlay, OverlayCursor};
 
