@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_millis(1_500);
 
 /// Campaigns again and again until it is over.
 pub(crate) async fn live(mut client: Native) {
-    while client.think(10).await {
+    while client.town.think(&mut client.dice, 10).await {
         campaign(&mut client).await;
     }
 }

@@ -128,9 +128,7 @@ impl Etcd {
 
     /// Asks until it is over.
     pub async fn live(mut self) {
-        while !self.town.is_over() {
-            let think = self.dice.between_ms(0, self.town.plan.think_ms);
-            self.town.pause(think).await;
+        while self.town.think(&mut self.dice, 1).await {
             if self.dice.happens(20) {
                 self.move_on();
             }

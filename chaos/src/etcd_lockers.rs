@@ -20,9 +20,7 @@ const TTL_S: i64 = 3;
 
 /// Wants the lock again and again until it is over.
 pub(crate) async fn live(mut etcd: Etcd) {
-    while !etcd.town.is_over() {
-        let think = etcd.dice.between_ms(0, 10 * etcd.town.plan.think_ms);
-        etcd.town.pause(think).await;
+    while etcd.town.think(&mut etcd.dice, 10).await {
         let Some(mut client) = etcd.client().await else { continue };
         let lease = rand::random_range(1..i64::MAX);
         let granting = client.lease_grant(TTL_S, Some(LeaseGrantOptions::new().with_id(lease)));

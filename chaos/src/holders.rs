@@ -47,11 +47,15 @@ impl Holder {
     }
 
     pub async fn live(mut self) {
-        while !self.town().is_over() {
-            let think_ms = self.town().plan.think_ms;
-            let think = self.between_ms(0, think_ms);
-            self.town().pause(think).await;
+        while self.thinks().await {
             self.hold().await;
+        }
+    }
+
+    async fn thinks(&mut self) -> bool {
+        match &mut self.wire {
+            Wire::Native(client) => client.town.think(&mut client.dice, 1).await,
+            Wire::Etcd(client) => client.town.think(&mut client.dice, 1).await,
         }
     }
 

@@ -20,7 +20,7 @@ const PERMITS: u32 = 2;
 /// Wants the lock that all share, exclusively or shared, again and again until it is over.
 pub(crate) async fn live(mut client: Native) {
     let lock = client.town.one_lock();
-    while client.think(10).await {
+    while client.town.think(&mut client.dice, 10).await {
         let mode = if client.dice.happens(600) { Mode::Exclusive } else { Mode::Shared };
         hold(&mut client, &lock, mode).await;
     }
@@ -29,7 +29,7 @@ pub(crate) async fn live(mut client: Native) {
 /// Wants one of a few permits again and again until it is over.
 pub(crate) async fn live_by_permits(mut client: Native) {
     let lock = format!("{}/permits", client.town.locks());
-    while client.think(10).await {
+    while client.town.think(&mut client.dice, 10).await {
         hold(&mut client, &lock, Mode::Permit(PERMITS)).await;
     }
 }

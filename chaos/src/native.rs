@@ -43,9 +43,7 @@ impl Native {
 
     /// Asks until it is over.
     pub async fn live(mut self) {
-        while !self.town.is_over() {
-            let think = self.dice.between_ms(0, self.town.plan.think_ms);
-            self.town.pause(think).await;
+        while self.town.think(&mut self.dice, 1).await {
             let key = self.any_key();
             match self.dice.below(100) {
                 0..28 => self.get(&key, false).await,
@@ -58,13 +56,6 @@ impl Native {
                 _ => self.swap(&key).await,
             }
         }
-    }
-
-    /// Does nothing for a while, at most so many times as long as the plan says. False when it is over.
-    pub async fn think(&mut self, times: u64) -> bool {
-        let think = self.dice.between_ms(0, times * self.town.plan.think_ms);
-        self.town.pause(think).await;
-        !self.town.is_over()
     }
 
     fn any_key(&mut self) -> String {

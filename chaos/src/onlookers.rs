@@ -44,7 +44,7 @@ pub(crate) async fn observe(mut client: Native) {
 /// Asks who leads until it is over.
 pub(crate) async fn ask(mut client: Native) {
     let (recorder, election) = (client.town.recorder.clone(), client.town.election());
-    while client.think(3).await {
+    while client.town.think(&mut client.dice, 3).await {
         let invoked = recorder.moment();
         match client.client.election(election.clone()).leader().await {
             Ok(leader) => {

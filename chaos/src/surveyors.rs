@@ -9,7 +9,7 @@ use crate::native::Native;
 
 /// Asks until it is over.
 pub(crate) async fn live(mut client: Native) {
-    while client.think(10).await {
+    while client.town.think(&mut client.dice, 10).await {
         let path = [client.town.keys(), client.town.held(), client.town.sequence()][client.dice.below(3)].clone();
         let found = if client.dice.happens(500) { list(&client, path).await } else { stat(&client, path).await };
         match found {

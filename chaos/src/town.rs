@@ -95,6 +95,12 @@ impl Town {
         let _ = tokio::time::timeout(length, over.wait_for(|over| *over)).await;
     }
 
+    /// Does nothing for a while, at most so many times as long as the plan says. False when it is over.
+    pub async fn think(&self, dice: &mut Dice, times: u64) -> bool {
+        self.pause(dice.between_ms(0, times * self.plan.think_ms)).await;
+        !self.is_over()
+    }
+
     /// A native client, which begins at any member.
     pub fn client(&self, dice: &mut Dice) -> quorate::Result<Client> {
         let endpoints = dice.shuffled(self.plan.endpoints.clone());

@@ -54,10 +54,10 @@ table! {
     Barrier,        "q-barrier",   "consensus", EndsMember;
     /// Carries forwarded requests to the leader.
     Forwarder,      "q-forward",   "consensus", EndsMember;
+    /// Carries those of another runtime than Raft's.
+    ForwardLane,    "q-fwd-lane",  "consensus", EndsMember;
     /// Notices that the leader's process has ended.
     LeaderEnd,      "q-leader-end", "consensus", EndsMember;
-    /// Does so for one runtime of the doors.
-    ForwardLane,    "q-fwd-lane",  "consensus", EndsMember;
     /// Answers forwarded requests of one follower.
     ForwardServer,  "q-fwd-serve", "consensus", Logged;
     /// Follows Raft's metrics: leadership, membership, fatal end.

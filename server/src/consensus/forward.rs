@@ -36,8 +36,8 @@ pub struct Forwarder {
 
 struct Shared {
     main: Arc<Lane>,
-    /// Those of other runtimes; `None` stands for the main one.
-    lanes: RwLock<HashMap<Id, Option<Arc<Lane>>>>,
+    /// By runtime; the main one is that of Raft's.
+    lanes: RwLock<HashMap<Id, Arc<Lane>>>,
     links: Arc<Links>,
     tasks: Tasks,
     ends: watch::Sender<Option<LinkEnd>>,
@@ -48,11 +48,9 @@ struct Shared {
 impl Forwarder {
     /// The handle, and the main lane's task, which is to run on `runtime` once Raft is built.
     pub fn new(links: Arc<Links>, disk: Arc<DiskSpace>, tasks: Tasks, runtime: &Handle) -> (Self, LaneTask) {
-        let main = Lane::new(links.timing().election_max);
         let ends = watch::Sender::new(None);
-        let duties = Some(Duties { disk, ends: ends.clone() });
-        let task = LaneTask { lane: main.clone(), links: links.clone(), duties };
-        let lanes = RwLock::new(HashMap::from([(runtime.id(), None)]));
+        let (main, task) = Lane::new(links.clone(), Some(Duties { disk, ends: ends.clone() }));
+        let lanes = RwLock::new(HashMap::from([(runtime.id(), main.clone())]));
         (Self { shared: Arc::new(Shared { main, lanes, links, tasks, ends, free_bytes: Mutex::default() }) }, task)
     }
 
@@ -73,11 +71,7 @@ impl Forwarder {
         lost: Happened,
         deadline: Instant,
     ) -> Result<Answer, ConsensusError> {
-        let sent = match self.shared.lane_here() {
-            Some(lane) => lane.try_send(leader, &asked, deadline)?,
-            None => None,
-        };
-        let ticket = match sent {
+        let ticket = match self.shared.lane_here().try_send(leader, &asked, deadline)? {
             Some(ticket) => ticket,
             None => self.shared.main.send(leader, asked, deadline).await?,
         };
@@ -86,21 +80,20 @@ impl Forwarder {
 }
 
 impl Shared {
-    /// The lane of the runtime that this is called on, unless that is the main one. Begun when it is first asked for.
-    fn lane_here(&self) -> Option<Arc<Lane>> {
-        let runtime = Handle::try_current().ok()?;
+    /// The lane of the runtime that this is called on. Begun when it is first asked for; until Raft is built, the main one.
+    fn lane_here(&self) -> Arc<Lane> {
+        let Ok(runtime) = Handle::try_current() else { return self.main.clone() };
         if let Some(lane) = self.lanes.read().get(&runtime.id()) {
             return lane.clone();
         }
-        let raft = self.links.local().raft()?.clone();
+        let Some(raft) = self.links.local().raft() else { return self.main.clone() };
         let mut lanes = self.lanes.write();
-        let begun = lanes.entry(runtime.id()).or_insert_with(|| {
-            let lane = Lane::new(self.links.timing().election_max);
-            let task = LaneTask { lane: lane.clone(), links: self.links.clone(), duties: None };
-            self.tasks.spawn(Task::ForwardLane, &runtime, task.run(raft, self.tasks.clone()));
-            Some(lane)
+        let lane = lanes.entry(runtime.id()).or_insert_with(|| {
+            let (lane, task) = Lane::new(self.links.clone(), None);
+            self.tasks.spawn(Task::ForwardLane, &runtime, task.run(raft.clone(), self.tasks.clone()));
+            lane
         });
-        begun.clone()
+        lane.clone()
     }
 }
 

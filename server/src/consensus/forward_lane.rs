@@ -95,15 +95,12 @@ impl Drop for Ticket {
 
 /// The task that keeps the stream to the leader.
 pub struct LaneTask {
-    /// Its callers' side.
-    pub lane: Arc<Lane>,
-    /// Connections.
-    pub links: Arc<Links>,
-    /// What one lane of a member does besides.
-    pub duties: Option<Duties>,
+    lane: Arc<Lane>,
+    links: Arc<Links>,
+    duties: Option<Duties>,
 }
 
-/// What the other members, and this one, learn by a lane.
+/// What the main lane does besides: others, and this member, learn by it.
 pub struct Duties {
     /// The leader is told how much of it is free.
     pub disk: Arc<DiskSpace>,
@@ -112,10 +109,12 @@ pub struct Duties {
 }
 
 impl Lane {
-    /// One that leads nowhere yet, and waits so long for a link.
-    pub fn new(patience: Duration) -> Arc<Self> {
+    /// One that leads nowhere yet, and its task. The main one has duties.
+    pub fn new(links: Arc<Links>, duties: Option<Duties>) -> (Arc<Self>, LaneTask) {
         let link = Link { reason: "no leader is known".to_owned(), ..Link::default() };
-        Arc::new(Self { link: Mutex::new(link), moved: watch::Sender::new(0), patience })
+        let patience = links.timing().election_max;
+        let lane = Arc::new(Self { link: Mutex::new(link), moved: watch::Sender::new(0), patience });
+        (lane.clone(), LaneTask { lane, links, duties })
     }
 
     /// Sends at once, or as soon as the stream has moved, if it then leads to `leader`. Nothing was sent when this fails.

@@ -140,9 +140,13 @@ impl Consensus {
         if round.term == term { Ok(()) } else { Err(no_leader("another term has begun")) }
     }
 
-    /// Waits until the local store has this revision.
+    /// Waits until the local store has this revision. A member that stops may never have it.
     pub async fn wait_revision(&self, revision: Revision, deadline: Instant) -> Result<(), ConsensusError> {
-        self.wait_mark(deadline, "a revision to arrive here", |mark| mark.revision >= revision.get()).await
+        tokio::select! {
+            biased;
+            reached = self.wait_mark(deadline, "a revision to arrive here", |mark| mark.revision >= revision.get()) => reached,
+            () = self.parts.tasks.stopped() => Err(ConsensusError::ShuttingDown),
+        }
     }
 
     /// Waits until the local store is that far.

@@ -7,7 +7,7 @@
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
 //! - Word of a commit alone, an append without entries, waits for the next append while commands wait for one, or while
-//!   the next one has always come soon (`rhythm`), at most 2 ms: what follows says all that it says. Else it goes at once.
+//!   the next one mostly comes soon (`rhythm`), at most 2 ms: what follows says all that it says. Else it goes at once.
 //!   Heartbeats and read barriers are on a stream of their own and say what is committed too.
 
 use std::collections::VecDeque;
@@ -348,7 +348,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
             return Some(request);
         }
         let relied = network.rhythm.committed();
-        let follows = !network.backlog.is_empty() || relied;
+        let follows = relied || !network.backlog.is_empty();
         if follows && matches!(network.purpose, Purpose::Append) {
             self.held = Some((request, until));
             return None;

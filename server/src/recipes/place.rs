@@ -281,12 +281,7 @@ async fn unless_rewritten(
     put: Revision,
     txn: impl FnOnce(&KeyValue) -> Txn,
 ) -> Result<(), Trouble> {
-    tokio::select! {
-        biased;
-        // The end of the session has to do it then; a member that stops does not wait until it hears of the put.
-        () = contest.rooms.closing() => return Ok(()),
-        reached = contest.rooms.consensus.wait_revision(put, Instant::now() + OUTCOME_PATIENCE) => reached?,
-    }
+    contest.rooms.consensus.wait_revision(put, Instant::now() + OUTCOME_PATIENCE).await?;
     match contest.get(key).await? {
         Some(kv) if kv.meta.mod_revision == put || Flaw::LateCleanUp.is_put_in() => {
             let mut txn = txn(&kv);

@@ -69,8 +69,8 @@ impl Gaps {
     }
 
     fn came(&mut self, key: &[u8]) {
-        let Some((start, end)) = self.around(key).map(|(start, end)| (start.clone(), end.clone())) else { return };
-        self.remove(&start);
+        let Some(start) = self.around(key).map(|(start, _)| start.clone()) else { return };
+        let Some(end) = self.remove(&start) else { return };
         if start[..] < *key {
             self.insert(start, key.to_vec());
         }
@@ -82,10 +82,10 @@ impl Gaps {
 
     fn went(&mut self, key: &[u8]) {
         let (mut start, mut end) = (key.to_vec(), after(key));
-        if let Some((before, until)) = self.reaching(key) {
-            start.clone_from(before);
-            end = end.max(until.clone());
-            self.remove(&start);
+        if let Some(before) = self.reaching(key).map(|(before, _)| before.clone())
+            && let Some(until) = self.remove(&before)
+        {
+            (start, end) = (before, end.max(until));
         }
         if let Some(until) = self.remove(&end) {
             end = until;
@@ -95,26 +95,23 @@ impl Gaps {
 
     /// A cursor moved from `from` to `to` without finding anything between; `None`: to the end of the store.
     fn passed(&mut self, from: &[u8], to: Option<&[u8]>) {
-        if !self.watches(from) {
+        let Some(table) = from.first().filter(|_| self.watches(from)) else { return };
+        let end_of_table = [table + 1];
+        let to = to.filter(|to| *to < &end_of_table[..]).unwrap_or(&end_of_table);
+        let start = self.reaching(from).map_or(from, |(start, _)| start);
+        if start >= to {
             return;
         }
-        let end_of_table = vec![from.first().map_or(0, |table| table + 1)];
-        let to = to.map_or(end_of_table.clone(), |to| end_of_table.min(to.to_vec()));
-        let start = self.reaching(from).map_or(from, |(start, _)| &start[..]);
-        if start >= &to[..] {
-            return;
-        }
-        let within = self.ends.range::<[u8], _>((Bound::Included(start), Bound::Excluded(&to[..])));
-        let within: Vec<Vec<u8>> = within.map(|(start, _)| start.clone()).collect();
+        let within = || self.ends.range::<[u8], _>((Bound::Included(start), Bound::Excluded(to)));
         // With less than two, nothing was passed over that will not be leapt over.
-        if within.len() < 2 {
+        if within().nth(1).is_none() {
             return;
         }
-        let start = start.to_vec();
+        let (within, start): (Vec<_>, _) = (within().map(|(start, _)| start.clone()).collect(), start.to_vec());
         for gap in &within {
             self.remove(gap);
         }
-        self.insert(start, to);
+        self.insert(start, to.to_vec());
     }
 
     fn insert(&mut self, start: Vec<u8>, end: Vec<u8>) {
@@ -178,7 +175,15 @@ pub struct GappedCursor<'a, C> {
 }
 
 impl<C: Cursor> GappedCursor<'_, C> {
-    fn learn(&self, from: &[u8]) {
+    /// To the first key from `from` on, which is where `step` leads as well.
+    fn advance(&mut self, from: &[u8], step: impl FnOnce(&mut C)) {
+        match self.gaps.borrow().around(from) {
+            Some((_, end)) => {
+                cov_mark::hit!(gap_leapt_over);
+                self.cursor.seek(end);
+            }
+            None => step(&mut self.cursor),
+        }
         if self.cursor.status().is_ok() {
             self.gaps.borrow_mut().passed(from, self.cursor.entry().map(|(key, _)| key));
         }
@@ -187,14 +192,7 @@ impl<C: Cursor> GappedCursor<'_, C> {
 
 impl<C: Cursor> Cursor for GappedCursor<'_, C> {
     fn seek(&mut self, key: &[u8]) {
-        match self.gaps.borrow().around(key) {
-            Some((_, end)) => {
-                cov_mark::hit!(gap_leapt_over);
-                self.cursor.seek(end);
-            }
-            None => self.cursor.seek(key),
-        }
-        self.learn(key);
+        self.advance(key, |cursor| cursor.seek(key));
     }
 
     fn seek_for_prev(&mut self, key: &[u8]) {
@@ -202,15 +200,12 @@ impl<C: Cursor> Cursor for GappedCursor<'_, C> {
     }
 
     fn next(&mut self) {
+        // Most of the time, and then it costs nothing.
         if self.gaps.borrow().ends.is_empty() {
             return self.cursor.next();
         }
         let Some(from) = self.cursor.entry().map(|(key, _)| after(key)) else { return };
-        match self.gaps.borrow().around(&from) {
-            Some((_, end)) => self.cursor.seek(end),
-            None => self.cursor.next(),
-        }
-        self.learn(&from);
+        self.advance(&from, C::next);
     }
 
     fn prev(&mut self) {
