@@ -33,6 +33,8 @@ pub struct Line {
     holders: usize,
     /// The last of them.
     last: Option<At>,
+    /// Until who holds was counted anew: behind this place nobody does.
+    counted_anew: Option<At>,
     /// How many places ask for permits of so many.
     permits: BTreeMap<u32, usize>,
 }
@@ -72,7 +74,7 @@ impl Line {
             }
         });
         // Who comes is last. It is not with those that a restore or a move has put in one revision.
-        if is_new && self.last.as_ref().is_some_and(|last| at < *last) {
+        if is_new && self.may_hold_upto().is_some_and(|last| at < *last) {
             self.start_over();
         }
     }
@@ -114,6 +116,7 @@ impl Line {
                 granted.extend(place.contender.as_ref().map(|contender| contender.key.clone()));
             }
         }
+        self.counted_anew = None;
         granted
     }
 
@@ -179,14 +182,15 @@ impl Line {
         let place = self.places.entry(at.clone()).or_default();
         let (was_empty, was) = (place.is_empty(), place.claim());
         change(place);
-        let (is_empty, is, holds) = (place.is_empty(), place.claim(), place.holds);
+        let (is_empty, is) = (place.is_empty(), place.claim());
         if !was_empty {
             self.count(was, false);
         }
         if !is_empty {
             self.count(is, true);
         }
-        if holds && !was_empty && !is_empty && was != is {
+        let may_hold = self.may_hold_upto().is_some_and(|last| at <= last);
+        if may_hold && !was_empty && !is_empty && was != is {
             self.start_over();
         }
     }
@@ -203,18 +207,24 @@ impl Line {
         debug_assert!(place.is_empty(), "only empty places leave");
     }
 
+    /// Nobody behind this place holds.
+    fn may_hold_upto(&self) -> Option<&At> {
+        self.last.as_ref().max(self.counted_anew.as_ref())
+    }
+
     /// The next [`Line::granted`] looks at all, and names those that did not hold before.
     fn start_over(&mut self) {
-        let Some(last) = self.last.take() else { return };
-        self.holders = 0;
+        let upto = self.may_hold_upto().cloned();
+        (self.holders, self.last) = (0, None);
         let first = self.places.first_key_value().map(|(_, place)| place.claim());
-        let Some(first) = first else { return };
+        let (Some(upto), Some(first)) = (upto, first) else { return };
         let mut still = 0;
-        for (_, place) in self.places.range_mut(..=last) {
+        for (_, place) in self.places.range_mut(..=&upto) {
             let admitted = admits(first, still, place.claim());
             still = if admitted { still + 1 } else { usize::MAX };
             place.holds &= admitted;
         }
+        self.counted_anew = Some(upto);
     }
 
     fn count(&mut self, claim: Claim, comes: bool) {

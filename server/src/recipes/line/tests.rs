@@ -103,6 +103,17 @@ fn a_companion_keeps_the_place_and_never_stands_in_its_own_contenders_way() {
 }
 
 #[test]
+fn two_that_become_shared_before_anybody_is_told_do_not_hold_on() {
+    let three = Claim::Permit(3);
+    let mut line = line(&[("a", 5, three), ("b", 6, three), ("c", 7, three)]);
+    assert_eq!(granted(&mut line), ["a", "b", "c"]);
+    line.put(contender("c", 7, S));
+    line.put(contender("b", 6, S));
+    assert!(granted(&mut line).is_empty());
+    assert_eq!(["a", "b", "c"].map(|name| line.holds(&key(name))), [true, false, false]);
+}
+
+#[test]
 fn a_key_that_comes_back_is_another_place() {
     let mut line = line(&[("a", 5, X), ("b", 6, X)]);
     granted(&mut line);
@@ -127,10 +138,10 @@ fn holds(ahead: &[Claim], claim: Claim) -> bool {
 }
 
 proptest! {
-    /// Comes, goes, becomes shared: those told are exactly those who come to hold.
+    /// Comes (last, or with a restore anywhere), goes, becomes shared: those told are exactly those who come to hold.
     #[test]
     fn by_any_history_those_hold_whom_the_rule_names_and_all_of_them_are_told(
-        steps in prop::collection::vec((0..8u8, claims(), any::<bool>(), any::<prop::sample::Index>()), 1..60),
+        steps in prop::collection::vec((0..10u8, claims(), any::<bool>(), any::<prop::sample::Index>()), 1..60),
     ) {
         let mut line = Line::default();
         let mut model: Vec<(i64, String, Claim)> = Vec::new();
@@ -140,7 +151,14 @@ proptest! {
                 let name = format!("k{revision}");
                 line.put(contender(&name, revision, claim));
                 model.push((revision, name, claim));
-            } else if what < 7 {
+            } else if what == 4 {
+                // With the revision of one who is there already, and behind it by its name.
+                let at = index.index(model.len());
+                let (created, name) = (model[at].0, format!("{}+{revision}", model[at].1));
+                line.put(contender(&name, created, claim));
+                model.push((created, name, claim));
+                model.sort_by(|left, right| (left.0, &left.1).cmp(&(right.0, &right.1)));
+            } else if what < 8 {
                 let (_, name, _) = model.remove(index.index(model.len()));
                 line.remove(&key(&name));
                 told.remove(&name);
