@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use quorate_proto::{ClusterId, MemberId, Revision};
 use quorate_state::versions::STATE_VERSION;
-use rocksdb::Cache;
 use tokio::time::Instant;
 
 use crate::api::{self, Identity, Rooms, dns};
 use crate::config::Config;
 use crate::consensus::assemble::{Assembled, Assembly};
 use crate::consensus::bootstrap::BootstrapError;
+use crate::consensus::hot::Caches;
 use crate::consensus::links::LocalMember;
 use crate::consensus::snapshotter::SnapshotRules;
 use crate::consensus::state_dir::with_advice;
@@ -237,7 +237,7 @@ async fn assemble(
         tasks: core.tasks.clone(),
         runtime,
         sink,
-        cache: Cache::new_lru_cache(config.cache_bytes),
+        caches: Caches::new(config.cache_bytes),
         disk_reserve_bytes: config.disk_reserve_bytes,
         snapshot_rules: SnapshotRules { every_bytes: config.snapshot_log_bytes, ..SnapshotRules::default() },
         state_version_max: STATE_VERSION,

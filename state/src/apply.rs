@@ -17,7 +17,7 @@ use crate::digest::{self, Digest, DigestMark};
 use crate::draft::Draft;
 use crate::flaw::Flaw;
 use crate::outcome::{Change, ChangeKind, Changes, Fault, LeaseChange, Outcome, RevisionChanges};
-use crate::store::{Gapped, Gaps, Read, Store};
+use crate::store::{Gapped, Gaps, Read, Store, WriteBatch};
 use crate::versions::STATE_VERSION;
 use crate::view;
 
@@ -65,6 +65,15 @@ pub struct Applied {
     pub state_version: Option<u32>,
 }
 
+/// Entries that are decided and not yet in the store.
+#[must_use]
+#[derive(Debug)]
+pub struct Decided {
+    batch: WriteBatch,
+    head: records::Head,
+    applied: Vec<Applied>,
+}
+
 /// Where keys come and go.
 const GAPS_IN: &[u8] = &[keys::table::CURRENT, keys::table::CHILD, keys::table::ATTACHED];
 
@@ -73,9 +82,10 @@ const GAPS_IN: &[u8] = &[keys::table::CURRENT, keys::table::CHILD, keys::table::
 pub struct Machine<S> {
     store: S,
     gaps: RefCell<Gaps>,
-    head: records::Head,
+    pub(crate) head: records::Head,
     membership: Option<(LogPosition, Bytes)>,
     window: Window,
+    /// Entries were decided and not written.
     latched: bool,
 }
 
@@ -118,18 +128,16 @@ impl<S: Store> Machine<S> {
 
     /// Applies entries, in order, in one write of the store. Each has its own change record, digest step and outcomes.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Applied>, Fault> {
-        if self.latched {
-            return Err(Fault::Latched);
-        }
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let result = self.apply_all(entries);
-        self.latched = result.is_err();
-        result
+        let decided = self.decide(entries)?;
+        self.write(decided)
     }
 
-    fn apply_all(&mut self, entries: &[Entry]) -> Result<Vec<Applied>, Fault> {
+    /// The first step of [`Self::apply`], which leaves the store as it is. What it gives must be written.
+    pub fn decide(&mut self, entries: &[Entry]) -> Result<Decided, Fault> {
+        // Until it is written: what is remembered of requests is ahead of the store.
+        if std::mem::replace(&mut self.latched, true) {
+            return Err(Fault::Latched);
+        }
         let known = Gapped::new(&self.store, &self.gaps);
         let mut draft = Draft::new(&known, self.head);
         let mut applied = Vec::with_capacity(entries.len());
@@ -139,17 +147,28 @@ impl<S: Store> Machine<S> {
                 self.membership = Some((entry.position, members.clone()));
             }
         }
-        if self.head.applied.is_none() {
-            draft.store.put(keys::FORMAT.to_vec(), records::number(u64::from(records::STORE_FORMAT)));
-        }
         let head = draft.head;
-        let stored =
-            if Flaw::AppliesAgain.is_put_in() { records::Head { applied: self.head.applied, ..head } } else { head };
-        draft.store.put(keys::HEAD.to_vec(), stored.encode());
-        let batch = draft.store.into_batch();
+        if !entries.is_empty() {
+            if self.head.applied.is_none() {
+                draft.store.put(keys::FORMAT.to_vec(), records::number(u64::from(records::STORE_FORMAT)));
+            }
+            let stored = if Flaw::AppliesAgain.is_put_in() {
+                records::Head { applied: self.head.applied, ..head }
+            } else {
+                head
+            };
+            draft.store.put(keys::HEAD.to_vec(), stored.encode());
+        }
+        Ok(Decided { batch: draft.store.into_batch(), head, applied })
+    }
+
+    /// The second step.
+    pub fn write(&mut self, decided: Decided) -> Result<Vec<Applied>, Fault> {
+        let Decided { batch, head, applied } = decided;
         self.gaps.get_mut().note(&batch);
         self.store.write(batch)?;
         self.head = head;
+        self.latched = false;
         Ok(applied)
     }
 

@@ -305,6 +305,23 @@ pub struct RangeQuery {
     pub refine: Refine,
 }
 
+impl RangeQuery {
+    /// All keys of a span with their values, in order, the newest.
+    pub fn all(span: Span) -> Self {
+        Self {
+            span,
+            revision: None,
+            limit: None,
+            bytes_max: None,
+            descending: false,
+            keys_only: false,
+            count_only: false,
+            count_all: false,
+            refine: Refine::default(),
+        }
+    }
+}
+
 /// What the etcd wire adds to a read: orders other than by key, and bounds on the revisions of the keys. A read that is
 /// refined looks at its whole span, counts it, and knows no `bytes_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

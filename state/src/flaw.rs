@@ -80,6 +80,8 @@ pub enum Flaw {
     CompactsTooMuch,
     /// A directory does not hear of a deleted child.
     StaleDirectory,
+    /// What is held in memory for readers misses some changes.
+    StalePicture,
 }
 
 #[cfg(debug_assertions)]
@@ -91,7 +93,7 @@ thread_local! {
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::AnswersBeforeCommit,
         Self::AcksBeforeWrite,
         Self::VoteNotSaved,
@@ -126,6 +128,7 @@ impl Flaw {
         Self::MembersDiffer,
         Self::CompactsTooMuch,
         Self::StaleDirectory,
+        Self::StalePicture,
     ];
 
     /// Whether this thread has it.

@@ -67,6 +67,11 @@ pub(crate) fn at<R: Read>(read: &R, key: &Key, revision: Revision) -> Result<Opt
 /// `start <= key < end`; no end: `None`.
 pub(crate) type Bounds = (Bytes, Option<Bytes>);
 
+/// The key that follows one.
+pub(crate) fn after(key: &[u8]) -> Bytes {
+    [key, b"\0"].concat().into()
+}
+
 /// Everything below a path: what starts with `<path>/`.
 pub(crate) fn below(path: &[u8]) -> Bounds {
     let path = path.strip_suffix(b"/").unwrap_or(path);
@@ -75,7 +80,7 @@ pub(crate) fn below(path: &[u8]) -> Bounds {
 
 /// The stretches of keys that a span means, in order.
 pub(crate) fn bounds_of(span: &Span) -> Vec<Bounds> {
-    let only = |key: &Key| (key.to_bytes(), Some([key.as_bytes(), b"\0"].concat().into()));
+    let only = |key: &Key| (key.to_bytes(), Some(after(key.as_bytes())));
     match span {
         Span::Key(key) => vec![only(key)],
         Span::Range { start, end } => vec![(start.clone(), end.clone())],
@@ -156,7 +161,7 @@ fn fetch_newest<R: Read>(
             Ok(found.len() < at_once)
         })?;
         let Some((last, _)) = found.last() else { return Ok(()) };
-        bounds.0 = [last.as_bytes(), b"\0"].concat().into();
+        bounds.0 = after(last.as_bytes());
         let is_last = found.len() < at_once;
         at_once = FETCHED_AT_ONCE_MAX.min(at_once * 2);
         let stored: Vec<_> = found.iter().map(|(key, meta)| keys::history(key.as_bytes(), meta.mod_revision)).collect();
@@ -244,7 +249,7 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
             self.skip_rest();
             if self.seeks >= seeks_max {
                 cov_mark::hit!(range_over_long_history);
-                return Ok(Some([&self.key[..], b"\0"].concat().into()));
+                return Ok(Some(after(&self.key)));
             }
         }
         self.cursor.status()?;
@@ -308,36 +313,60 @@ pub(crate) fn range<R: Read>(read: &R, query: &RangeQuery, revision: Revision) -
     if query.count_only {
         return Ok(RangeDone { count: count(read, &bounds, revision)?, ..RangeDone::default() });
     }
-    let mut done = RangeDone::default();
-    let mut bytes = 0;
+    let mut gathering = Gathering::new(query);
     for bounds in &bounds {
-        let take = |kv: KeyValue| {
-            let size = kv.key.as_bytes().len() + kv.value.len();
-            let full = query.limit.is_some_and(|limit| done.kvs.len() >= limit)
-                || query.bytes_max.is_some_and(|bytes_max| !done.kvs.is_empty() && bytes + size > bytes_max);
-            if full {
-                done.more = true;
-                return Ok(false);
-            }
-            bytes += size;
-            done.kvs.push(kv);
-            Ok(true)
-        };
+        let take = |kv: KeyValue| Ok(gathering.take(kv));
         if let (Span::Key(key), NEWEST, false) = (&query.span, revision, query.keys_only) {
             newest(read, key)?.map(take).transpose()?;
         } else {
             scan(read, bounds, revision, query, take)?;
         }
-        if done.more {
+        if gathering.is_full() {
             break;
         }
     }
-    done.count = if query.count_all && done.more {
-        count(read, &bounds, revision)?
-    } else {
-        u64::try_from(done.kvs.len()).unwrap_or(u64::MAX)
-    };
-    Ok(done)
+    gathering.done(|| count(read, &bounds, revision))
+}
+
+/// The answer to a query while keys are added to it, in order.
+pub(crate) struct Gathering<'q> {
+    query: &'q RangeQuery,
+    done: RangeDone,
+    bytes: usize,
+}
+
+impl<'q> Gathering<'q> {
+    pub(crate) fn new(query: &'q RangeQuery) -> Self {
+        Self { query, done: RangeDone::default(), bytes: 0 }
+    }
+
+    /// The next key; false, and not taken, when there are more than may be.
+    pub(crate) fn take(&mut self, kv: KeyValue) -> bool {
+        let (query, kvs) = (self.query, &self.done.kvs);
+        let size = kv.key.as_bytes().len() + kv.value.len();
+        self.done.more = query.limit.is_some_and(|limit| kvs.len() >= limit)
+            || query.bytes_max.is_some_and(|bytes_max| !kvs.is_empty() && self.bytes + size > bytes_max);
+        if !self.done.more {
+            self.bytes += size;
+            self.done.kvs.push(kv);
+        }
+        !self.done.more
+    }
+
+    /// There are more keys than may be taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.done.more
+    }
+
+    /// The answer. `count_all` counts what the query spans, where it asks for that and not all were taken.
+    pub(crate) fn done<E>(mut self, count_all: impl FnOnce() -> Result<u64, E>) -> Result<RangeDone, E> {
+        self.done.count = if self.query.count_all && self.done.more {
+            count_all()?
+        } else {
+            u64::try_from(self.done.kvs.len()).unwrap_or(u64::MAX)
+        };
+        Ok(self.done)
+    }
 }
 
 fn scan<R: Read>(

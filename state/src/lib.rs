@@ -21,6 +21,7 @@ mod history;
 mod leases;
 mod list;
 pub mod outcome;
+pub mod picture;
 mod refine;
 pub mod restore;
 pub mod scrub;

@@ -6,6 +6,8 @@
 //! - A read below the mark is refused as compacted, one above the revision as future.
 //! - A transaction's changes are given whole: a chunk of history ends between revisions.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use quorate_proto::{Key, LeaseId, Path, Revision};
 
@@ -17,7 +19,8 @@ use crate::draft::Stop;
 use crate::flaw::Flaw;
 use crate::history::{self, NEWEST};
 use crate::outcome::{Change, ChangeKind, Fault, KeyValue, Meta, RangeDone, Rejection, RevisionChanges, TxnDone};
-use crate::store::{Cursor, Read};
+use crate::picture::{Found, Picture};
+use crate::store::{Cursor, Read, StoreError};
 
 /// Why a read gives no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -43,8 +46,15 @@ pub enum ReadError {
     Fault(#[from] Fault),
 }
 
-impl From<crate::store::StoreError> for ReadError {
-    fn from(error: crate::store::StoreError) -> Self {
+impl ReadError {
+    /// Only what is at hand was wanted, and not all of it was.
+    pub fn is_not_at_hand(&self) -> bool {
+        matches!(self, Self::Fault(Fault::Store(error)) if matches!(**error, StoreError::NotAtHand))
+    }
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
         Self::Fault(error.into())
     }
 }
@@ -55,11 +65,15 @@ impl From<crate::codec::DecodeError> for ReadError {
     }
 }
 
-/// An unchanging picture to read from.
+/// An unchanging state to read from.
 #[derive(Debug)]
 pub struct View<R> {
     pub(crate) read: R,
     pub(crate) head: records::Head,
+    /// Has a part of it in memory.
+    picture: Option<Picture>,
+    /// What was read of the store, for another picture, if that is wanted.
+    found: Option<RefCell<Vec<Found>>>,
 }
 
 /// How much there is.
@@ -156,7 +170,23 @@ impl<R: Read> View<R> {
     /// Pins what `read` shows. `read` must not change: a snapshot, or a store that nobody writes meanwhile.
     pub fn new(read: R) -> Result<Self, Fault> {
         let head = head(&read)?;
-        Ok(Self { read, head })
+        Ok(Self { read, head, picture: None, found: None })
+    }
+
+    /// What a picture shows; it answers what it can. `read` shows the same, or refuses what it is asked.
+    pub fn of_picture(picture: Picture, read: R) -> Self {
+        Self { read, head: picture.head, picture: Some(picture), found: None }
+    }
+
+    /// Remembers what is read of the store.
+    #[must_use]
+    pub fn remembering(self) -> Self {
+        Self { found: Some(RefCell::default()), ..self }
+    }
+
+    /// What it remembers, for a picture.
+    pub fn found(self) -> Vec<Found> {
+        self.found.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// Revision of the store.
@@ -215,16 +245,36 @@ impl<R: Read> View<R> {
 
     /// A key as of a revision, or now.
     pub fn get(&self, key: &Key, at: Option<Revision>) -> Result<Option<KeyValue>, ReadError> {
-        Ok(match self.readable(at)? {
-            NEWEST => history::newest(&self.read, key)?,
-            revision => history::at(&self.read, key, revision)?,
-        })
+        let revision = self.readable(at)?;
+        if revision != NEWEST {
+            return Ok(history::at(&self.read, key, revision)?);
+        }
+        if let Some(Ok(known)) = self.picture.as_ref().map(|picture| picture.get(key.as_bytes())) {
+            return Ok(known.cloned());
+        }
+        let kv = history::newest(&self.read, key)?;
+        self.remember(|| [Found::of_key(self.head, key, kv.as_ref())]);
+        Ok(kv)
     }
 
     /// Keys in order.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeDone, ReadError> {
         let revision = self.readable(query.revision)?;
-        Ok(history::range(&self.read, query, revision)?)
+        if revision != NEWEST {
+            return Ok(history::range(&self.read, query, revision)?);
+        }
+        if let Some(Ok(done)) = self.picture.as_ref().map(|picture| picture.range(query)) {
+            return Ok(done);
+        }
+        let done = history::range(&self.read, query, revision)?;
+        self.remember(|| Found::in_answer(self.head, query, &done));
+        Ok(done)
+    }
+
+    fn remember<I: IntoIterator<Item = Found>>(&self, found: impl FnOnce() -> I) {
+        if let Some(remembered) = &self.found {
+            remembered.borrow_mut().extend(found());
+        }
     }
 
     /// Decides a transaction that only reads; [`Rejection::Invalid`] when it would write.

@@ -13,7 +13,7 @@ use quorate_proto::v1::{Header, ReadOptions};
 use quorate_proto::{MemberId, Revision};
 use quorate_state::command::{Command, Envelope, Principal, RequestId, Txn};
 use quorate_state::outcome::Done;
-use quorate_state::store::Store;
+use quorate_state::store::Pinned;
 use quorate_state::view::{ReadError, View};
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use super::limits::DEADLINE_DEFAULT;
 use super::request_ids::RequestIds;
 use crate::config::Limits;
 use crate::consensus::Consensus;
+use crate::consensus::state_dir::Opened;
 use crate::error::{ConsensusError, Happened};
 use crate::pump::Pumps;
 use crate::recipes::Lines;
@@ -35,7 +36,7 @@ use crate::watch::{ConsensusHistory, Hub, OnContactLoss, Session};
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A view of this member's store.
-pub type StoreView<'a> = View<<RocksStore as Store>::Snapshot<'a>>;
+pub type StoreView<'a> = View<Pinned<'a, RocksStore>>;
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,14 +244,23 @@ impl Rooms {
         Ok(())
     }
 
-    /// Reads from a fresh view.
+    /// Reads from a fresh view. What is at hand is read at once, whatever its weight; `read` is asked again if not all was.
     pub async fn read<T: Send + 'static>(
         &self,
         weight: Weight,
-        read: impl FnOnce(&StoreView<'_>) -> Result<T, ReadError> + Send + 'static,
+        read: impl Fn(&StoreView<'_>) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, Trouble> {
-        let store = self.consensus.store();
-        let read = move || read(&View::new(store.snapshot())?);
+        let opened = self.consensus.opened();
+        if let Some(done) = at_hand(&opened, &read) {
+            return Ok(done?);
+        }
+        let read = move || {
+            let view = View::new(Pinned::now(&*opened.store))?;
+            let view = if opened.hot.wants() { view.remembering() } else { view };
+            let done = read(&view);
+            opened.hot.learn(view.found());
+            done
+        };
         let done = match weight {
             Weight::Light => read(),
             Weight::Heavy => match self.tasks.blocking(Work::Read, read).await {
@@ -261,6 +271,14 @@ impl Rooms {
         };
         Ok(done?)
     }
+}
+
+/// What comes of a read in memory, where that has all of it.
+fn at_hand<T>(opened: &Opened, read: &impl Fn(&StoreView<'_>) -> Result<T, ReadError>) -> Option<Result<T, ReadError>> {
+    let picture = opened.hot.picture()?;
+    let store = Pinned::promised(&*opened.store, picture.applied());
+    let done = read(&View::of_picture(picture, store));
+    if done.as_ref().is_err_and(ReadError::is_not_at_hand) { None } else { Some(done) }
 }
 
 /// An outcome that does not belong to its command: what was done is not known.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use quorate_proto::v1;
 use quorate_proto::{Key, LeaseId, Revision};
-use quorate_state::command::{Compare, Put, RangeQuery, Refine, Relation, Span, Target, Txn, TxnOp};
+use quorate_state::command::{Compare, Put, RangeQuery, Relation, Span, Target, Txn, TxnOp};
 use quorate_state::outcome::Rejection;
 
 use super::errors::Refusal;
@@ -79,15 +79,9 @@ impl Bound<'_> {
 
 fn get(request: v1::GetRequest) -> Result<RangeQuery, Refusal> {
     Ok(RangeQuery {
-        span: Span::Key(Key::new(request.key)?),
         revision: at_revision(request.revision)?,
-        limit: None,
         bytes_max: Some(ANSWER_BYTES_MAX),
-        descending: false,
-        keys_only: false,
-        count_only: false,
-        count_all: false,
-        refine: Refine::default(),
+        ..RangeQuery::all(Span::Key(Key::new(request.key)?))
     })
 }
 

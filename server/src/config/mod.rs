@@ -51,7 +51,7 @@ pub struct Config {
     pub snapshot_log_bytes: u64,
     /// Bytes of recent changes kept in memory for watchers.
     pub watch_window_bytes: usize,
-    /// Block cache shared by the member's two databases.
+    /// Of the store, in memory: keys that are read often, and blocks of its files.
     pub cache_bytes: usize,
     /// `host:port` on which names of services are answered; none: nowhere.
     pub dns_listen: Option<String>,

@@ -143,7 +143,7 @@ pub const SETTINGS: &[Setting] = &[
         "BYTES",
         "67108864",
         (1_048_576, 68_719_476_736),
-        "Block cache of the store. Raise it when reads miss and memory is there.",
+        "Of the store, in memory: a quarter keys that are read often, the rest blocks of its files. Raise it when reads miss.",
     ),
     text(
         "dns-listen",

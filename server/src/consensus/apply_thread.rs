@@ -21,15 +21,15 @@ use quorate_state::flaw::{self, Flaw};
 use quorate_state::outcome::{Done, Fault};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::view::View;
-use rocksdb::Cache;
 use tokio::sync::mpsc;
 
 use crate::consensus::ApplySink;
 use crate::consensus::applier::{AppliedMark, AppliedState, ApplyJob};
 use crate::consensus::codec;
+use crate::consensus::hot::Caches;
 use crate::consensus::scrub::Pins;
 use crate::consensus::snapshot::{Snapshots, meta_of};
-use crate::consensus::state_dir::{CurrentStore, StateDir, open_error};
+use crate::consensus::state_dir::{CurrentStore, Opened, StateDir, open_error};
 use crate::consensus::types::{
     Entry, EntryPayload, EntryResult, SnapshotDir, SnapshotMeta, StoredMembership, TypeConfig,
 };
@@ -46,7 +46,7 @@ const UNFLUSHED_COMMANDS_MAX: usize = 40_000;
 pub struct ApplyThread {
     machine: Machine<Arc<RocksStore>>,
     dir: StateDir,
-    cache: Cache,
+    caches: Caches,
     shared: Arc<AppliedState>,
     snapshots: Arc<Snapshots>,
     sink: Arc<dyn ApplySink>,
@@ -66,22 +66,22 @@ impl ApplyThread {
     pub fn open(
         dir: StateDir,
         snapshots: Arc<Snapshots>,
-        cache: Cache,
+        caches: Caches,
         sink: Arc<dyn ApplySink>,
         pins: Pins,
     ) -> io::Result<Self> {
         let path = dir.path();
-        let store = Arc::new(RocksStore::open(&path, &cache).map_err(|error| open_error(&path, &error))?);
+        let store = Arc::new(RocksStore::open(&path, &caches.blocks).map_err(|error| open_error(&path, &error))?);
         let machine =
             Machine::open(store.clone()).map_err(|fault| open_error(&path, &StoreError::Io(fault.to_string())))?;
         let meta = meta_of(&store)?;
         let shared = Arc::new(AppliedState {
-            store: Arc::new(CurrentStore::new(store)),
+            store: Arc::new(CurrentStore::new(Opened::of(&machine, caches.picture_bytes))),
             mark: watch::Sender::new(mark_of(&machine)),
             positions: Mutex::new((meta.last_log_id, meta.last_membership)),
             scrubs: pins.scrubs(),
         });
-        Ok(Self { machine, dir, cache, shared, snapshots, sink, pins, unflushed: Unflushed::default() })
+        Ok(Self { machine, dir, caches, shared, snapshots, sink, pins, unflushed: Unflushed::default() })
     }
 
     /// What others see of it.
@@ -145,7 +145,9 @@ impl ApplyThread {
     async fn decide(&mut self, entries: &[StateEntry]) -> io::Result<Vec<Applied>> {
         let mut applied = Vec::with_capacity(entries.len());
         for part in entries.split_inclusive(asks_for_scrub) {
-            applied.extend(self.machine.apply(part).map_err(io::Error::other)?);
+            let decided = self.machine.decide(part).map_err(io::Error::other)?;
+            let written = self.shared.store.opened().hot.write(&mut self.machine, decided);
+            applied.extend(written.map_err(io::Error::other)?);
             let scrub = |last: &Applied| last.outcomes.iter().any(|outcome| outcome.result == Ok(Done::Scrub));
             if let Some(last) = part.last().filter(|_| applied.last().is_some_and(scrub)) {
                 self.pins.pin(self.machine.store(), last.position.index).await;
@@ -187,7 +189,7 @@ impl ApplyThread {
 
     fn install(&mut self, meta: &SnapshotMeta, snapshot: &SnapshotDir) -> io::Result<()> {
         let path = self.dir.stage(snapshot)?;
-        let store = Arc::new(RocksStore::open(&path, &self.cache).map_err(io::Error::other)?);
+        let store = Arc::new(RocksStore::open(&path, &self.caches.blocks).map_err(io::Error::other)?);
         let found = meta_of(&store)?;
         if found.last_log_id != meta.last_log_id {
             store.retire();
@@ -203,7 +205,7 @@ impl ApplyThread {
         self.machine = machine;
         self.unflushed = Unflushed::default();
         self.snapshots.adopt(meta, snapshot)?;
-        self.shared.store.replace(store);
+        self.shared.store.replace(Opened::of(&self.machine, self.caches.picture_bytes));
         *self.shared.positions.lock() = (found.last_log_id, found.last_membership);
         self.sink.installed(self.machine.revision(), compacted);
         self.shared.mark.send_replace(mark_of(&self.machine));

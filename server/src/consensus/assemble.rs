@@ -8,7 +8,6 @@
 use std::io;
 use std::sync::Arc;
 
-use rocksdb::Cache;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -18,6 +17,7 @@ use crate::consensus::bootstrap::{Bootstrap, heed_removal};
 use crate::consensus::digests::Comparison;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::forward::Forwarder;
+use crate::consensus::hot::Caches;
 use crate::consensus::leader_end::{LeaderEnd, Verdicts};
 use crate::consensus::links::{Links, LocalMember};
 use crate::consensus::log_disk::{LogDisk, RocksLogDisk};
@@ -51,8 +51,8 @@ pub struct Assembly {
     pub runtime: Handle,
     /// Told of what is applied.
     pub sink: Arc<dyn ApplySink>,
-    /// Block cache of the state.
-    pub cache: Cache,
+    /// Of the state.
+    pub caches: Caches,
     /// Below so many free bytes, growing writes are refused.
     pub disk_reserve_bytes: u64,
     /// Snapshots and purges.
@@ -99,7 +99,7 @@ impl Assembly {
             state: self.data_dir.state(),
             snapshots: self.data_dir.snapshots(),
             log: Arc::new(log) as Arc<dyn LogDisk>,
-            cache: self.cache,
+            caches: self.caches,
             tasks: tasks.clone(),
             runtime: runtime.clone(),
             sink: self.sink,

@@ -26,6 +26,7 @@ use crate::consensus::peers::Peers;
 use crate::consensus::proposer::{Proposal, ProposerHandle};
 use crate::consensus::scrub::Scrubs;
 use crate::consensus::snapshot::Snapshots;
+use crate::consensus::state_dir::Opened;
 use crate::consensus::types::Raft;
 use crate::consensus::{Leadership, LeaseClock, Proposed};
 use crate::error::{ConsensusError, Happened};
@@ -249,6 +250,11 @@ impl Consensus {
     /// The store of the current epoch. Take a snapshot of it, build a `View`, do not keep it.
     pub fn store(&self) -> Arc<RocksStore> {
         self.parts.applied.store.get()
+    }
+
+    /// The same, with what of it is in memory.
+    pub fn opened(&self) -> Arc<Opened> {
+        self.parts.applied.store.opened()
     }
 
     /// How far the store is.

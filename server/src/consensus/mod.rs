@@ -26,6 +26,7 @@ pub mod forward_server;
 pub mod forward_wire;
 mod gathering;
 pub mod handle;
+pub mod hot;
 pub mod leader_end;
 pub mod links;
 pub mod log;

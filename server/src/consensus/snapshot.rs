@@ -197,6 +197,7 @@ mod tests {
     use quorate_state::apply::{Entry, LogPosition, Machine, Payload};
 
     use super::*;
+    use crate::consensus::state_dir::Opened;
 
     /// A store that has applied so many entries.
     fn store(path: &Path, entries: u64, cache: &Cache) -> Arc<RocksStore> {
@@ -205,6 +206,10 @@ mod tests {
         let entry = |index| Entry { position: LogPosition { term: 1, index }, payload: Payload::Blank };
         machine.apply(&(0..entries).map(entry).collect::<Vec<_>>()).unwrap();
         store
+    }
+
+    fn opened(store: Arc<RocksStore>) -> Opened {
+        Opened::of(&Machine::open(store).unwrap(), 0)
     }
 
     /// A builder that still has the store from before a snapshot was installed used to put what that has in the place
@@ -222,10 +227,10 @@ mod tests {
         assert_eq!(meta.last_log_id, Some(log_id(1, 8)));
         snapshots.adopt(&meta, &SnapshotDir::open(received).unwrap()).unwrap();
 
-        let current = CurrentStore::new(store(&temp.path().join("older"), 4, &cache));
+        let current = CurrentStore::new(opened(store(&temp.path().join("older"), 4, &cache)));
         assert_eq!(snapshots.build(&current).unwrap().meta, meta, "the newer one is the answer");
         assert_eq!(snapshots.current().unwrap().meta, meta);
-        current.replace(newer);
+        current.replace(opened(newer));
         snapshots.build(&current).unwrap();
         assert_eq!(fs::read_dir(&root).unwrap().count(), 2, "the newer one and its meta, nothing else");
         drop(snapshots);

@@ -14,7 +14,6 @@ use openraft::network::NetSnapshot;
 use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
 use parking_lot::Mutex;
 use quorate_proto::MemberId;
-use rocksdb::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -26,6 +25,7 @@ use crate::consensus::backlog::Backlog;
 use crate::consensus::barrier::BarrierHandle;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::handle::{Consensus, Parts, no_leader};
+use crate::consensus::hot::Caches;
 use crate::consensus::log::{LogStore, TAIL_BYTES_MAX};
 use crate::consensus::log_disk::LogDisk;
 use crate::consensus::membership::is_reachable;
@@ -57,8 +57,8 @@ pub struct Params<N> {
     pub snapshots: PathBuf,
     /// The log's disk.
     pub log: Arc<dyn LogDisk>,
-    /// Block cache of the state.
-    pub cache: Cache,
+    /// Of the state.
+    pub caches: Caches,
     /// Who runs the tasks.
     pub tasks: Tasks,
     /// Where Raft runs.
@@ -102,10 +102,10 @@ impl Consensus {
     {
         let (tasks, runtime) = (params.tasks.clone(), params.runtime.clone());
         let config = Arc::new(config(&params.timing).validate()?);
-        let snapshots = Arc::new(Snapshots::open(params.snapshots, params.cache.clone())?);
+        let snapshots = Arc::new(Snapshots::open(params.snapshots, params.caches.blocks.clone())?);
         let (pins, scrubber) = Pins::new();
         let dir = StateDir::open(params.state)?;
-        let thread = ApplyThread::open(dir, snapshots.clone(), params.cache, params.sink, pins)?;
+        let thread = ApplyThread::open(dir, snapshots.clone(), params.caches, params.sink, pins)?;
         let (applied, state_machine) = run_apply(thread, scrubber, params.disk.clone(), &tasks, &runtime)?;
         let (log_store, writer) = LogStore::open(params.log, TAIL_BYTES_MAX, tasks.clone())?;
         let log = log_store.reader();

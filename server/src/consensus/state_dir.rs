@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use quorate_state::apply::Machine;
+use quorate_state::picture::Picture;
 use quorate_state::store::StoreError;
 
+use crate::consensus::hot::Hot;
 use crate::consensus::types::SnapshotDir;
 use crate::store_rocks::RocksStore;
 
@@ -166,24 +169,44 @@ pub fn open_error(path: &Path, error: &StoreError) -> io::Error {
     if is_damage { damaged(path, &text) } else { io::Error::other(format!("{}: {text}", path.display())) }
 }
 
+/// A store, and what of it is in memory.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<RocksStore>,
+    /// What is read often.
+    pub hot: Hot,
+}
+
 /// The store in force, as readers get at it.
-pub struct CurrentStore(RwLock<Arc<RocksStore>>);
+pub struct CurrentStore(RwLock<Arc<Opened>>);
+
+impl Opened {
+    /// The machine's store; the picture of it takes so many bytes at most.
+    pub fn of(machine: &Machine<Arc<RocksStore>>, picture_bytes: usize) -> Self {
+        Self { store: machine.store().clone(), hot: Hot::new(Picture::new(machine, picture_bytes)) }
+    }
+}
 
 impl CurrentStore {
-    /// Starts with `store`.
-    pub fn new(store: Arc<RocksStore>) -> Self {
-        Self(RwLock::new(store))
+    /// Starts with this one.
+    pub fn new(opened: Opened) -> Self {
+        Self(RwLock::new(Arc::new(opened)))
     }
 
     /// The store now. Keep it only while reading.
     pub fn get(&self) -> Arc<RocksStore> {
+        self.0.read().store.clone()
+    }
+
+    /// The same, with what of it is in memory.
+    pub fn opened(&self) -> Arc<Opened> {
         self.0.read().clone()
     }
 
-    /// From now on `store`; the old one goes, files and all, with its last reader.
-    pub fn replace(&self, store: Arc<RocksStore>) {
-        let old = std::mem::replace(&mut *self.0.write(), store);
-        old.retire();
+    /// From now on this one; the old one goes, files and all, with its last reader.
+    pub fn replace(&self, opened: Opened) {
+        let old = std::mem::replace(&mut *self.0.write(), Arc::new(opened));
+        old.store.retire();
     }
 }
 

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use quorate_proto::Revision;
-use quorate_state::command::{RangeQuery, Refine, Span};
+use quorate_state::command::{RangeQuery, Span};
 use quorate_state::outcome::KeyValue;
 use quorate_state::view::ReadError;
 
@@ -24,15 +24,10 @@ pub fn scan(
 ) -> Result<(), ReadError> {
     loop {
         let query = RangeQuery {
-            span: Span::Range { start, end: Some(end.clone()) },
             revision: at,
             limit: Some(STEP_KEYS),
             bytes_max: Some(STEP_BYTES),
-            descending: false,
-            keys_only: false,
-            count_only: false,
-            count_all: false,
-            refine: Refine::default(),
+            ..RangeQuery::all(Span::Range { start, end: Some(end.clone()) })
         };
         let done = view.range(&query)?;
         let next = done.kvs.last().map(|last| [last.key.as_bytes(), b"\0"].concat());

@@ -20,6 +20,7 @@ use quorate_server::config::Timing;
 use quorate_server::config::{AutoCompaction, Config, Limits};
 use quorate_server::consensus::backlog::Backlog;
 use quorate_server::consensus::disk_watch::DiskSpace;
+use quorate_server::consensus::hot::Caches;
 use quorate_server::consensus::log_disk::RocksLogDisk;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::{Consensus, Leadership, Params};
@@ -30,7 +31,6 @@ use quorate_server::tasks::Tasks;
 use quorate_server::watch::{Hub, Listeners};
 use quorate_state::store::Store as _;
 use quorate_state::view::View;
-use rocksdb::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -147,7 +147,7 @@ impl Start {
             state: path.join("state"),
             snapshots: path.join("snapshots"),
             log: Arc::new(RocksLogDisk::open(&path.join("log")).unwrap()),
-            cache: Cache::new_lru_cache(16 << 20),
+            caches: Caches::new(16 << 20),
             tasks: tasks.clone(),
             runtime: Handle::current(),
             sink: Arc::new(Listeners::new(hub.clone(), lessor.clone())),

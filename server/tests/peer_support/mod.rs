@@ -28,6 +28,7 @@ use quorate_server::config::{Start, Timing};
 use quorate_server::consensus::assemble::{Assembled, Assembly};
 use quorate_server::consensus::bootstrap::BootstrapError;
 use quorate_server::consensus::digests::Comparison;
+use quorate_server::consensus::hot::Caches;
 use quorate_server::consensus::leader_end::Verdicts;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::{ApplySink, Consensus, Leadership, Member, Proposed};
@@ -41,7 +42,6 @@ use quorate_state::store::{Read, Store, WriteBatch};
 use quorate_state::versions::STATE_VERSION;
 use quorate_state::view::View;
 use quorate_tests::address::free;
-use rocksdb::Cache;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -154,7 +154,7 @@ impl Peer {
                     tasks: members_tasks,
                     runtime: handle,
                     sink: Arc::new(Deaf),
-                    cache: Cache::new_lru_cache(8 << 20),
+                    caches: Caches::new(8 << 20),
                     disk_reserve_bytes: 1 << 20,
                     snapshot_rules: rules,
                     state_version_max,

@@ -22,6 +22,7 @@ use quorate_proto::{ClientId, Key, MemberId, Revision};
 use quorate_server::config::Timing;
 use quorate_server::consensus::backlog::Backlog;
 use quorate_server::consensus::disk_watch::DiskSpace;
+use quorate_server::consensus::hot::Caches;
 use quorate_server::consensus::log_disk::{LogDisk, LogLoad, LogOp, RocksLogDisk};
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::types::Entry;
@@ -33,7 +34,6 @@ use quorate_state::command::{Command, Envelope, Expect, Owner, Principal, Put, R
 use quorate_state::outcome::{Changes, LeaseChange};
 use quorate_state::store::Store;
 use quorate_state::view::View;
-use rocksdb::Cache;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -278,7 +278,7 @@ pub async fn start(id: u64, path: &Path, net: &Arc<Net>, rules: SnapshotRules) -
         state: path.join("state"),
         snapshots: path.join("snapshots"),
         log: disk.clone(),
-        cache: Cache::new_lru_cache(16 << 20),
+        caches: Caches::new(16 << 20),
         tasks: tasks.clone(),
         runtime: Handle::current(),
         sink: recorder.clone(),

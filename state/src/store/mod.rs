@@ -9,10 +9,12 @@
 mod gaps;
 mod memory;
 mod overlay;
+mod pinned;
 
 pub use gaps::{Gapped, GappedCursor, Gaps};
 pub use memory::{MemoryCursor, MemorySnapshot, MemoryStore};
 pub use overlay::{Overlay, OverlayCursor};
+pub use pinned::{Pinned, PinnedCursor};
 
 use std::sync::Arc;
 
@@ -165,4 +167,7 @@ pub enum StoreError {
     /// A write failed before; nothing is taken until the store is opened again.
     #[error("the store failed before and is closed")]
     Latched,
+    /// Only what is at hand was wanted, and this is not: it is to be asked for again, of a snapshot.
+    #[error("what was asked is not at hand")]
+    NotAtHand,
 }

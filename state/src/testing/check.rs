@@ -13,9 +13,10 @@ use super::model::directories;
 use super::model_work::range;
 use super::{History, Model, audit, open_with_window};
 use crate::apply::{Applied, Machine};
-use crate::command::{RangeQuery, Refine, Span};
+use crate::command::{RangeQuery, Span};
 use crate::compaction::{Purge, purge_at_most, purge_step};
 use crate::outcome::{Change, KeyValue, Outcome, Rejection};
+use crate::picture::Picture;
 use crate::restore::{RebaseOptions, rebase};
 use crate::store::{Cursor, MemoryStore, Read, Store};
 use crate::view::{Child, Directory, ListQuery, ReadError, View};
@@ -61,8 +62,12 @@ pub fn check_history<S: Store>(history: &History, window_indexes: u64, store: S)
     let single_store = MemoryStore::new();
     let mut single = open_with_window(&single_store, window_indexes, usize::MAX).expect("an empty store opens");
     let mut model = Model::new(window_indexes);
+    let mut pictures = [PICTURE_BYTES, usize::MAX].map(|bytes_max| Picture::new(&grouped, bytes_max));
     for (number, group) in history.grouped().into_iter().enumerate() {
         let applied = grouped.apply(group).expect("a healthy store");
+        for picture in &mut pictures {
+            picture.follow(&grouped, &applied);
+        }
         for (entry, applied) in group.iter().zip(applied) {
             let wanted = model.apply(entry);
             let alone = single.apply(std::slice::from_ref(entry)).expect("a healthy store").remove(0);
@@ -75,6 +80,9 @@ pub fn check_history<S: Store>(history: &History, window_indexes: u64, store: S)
         }
         if number % 4 == 3 {
             check_now(&store, &model);
+        }
+        for picture in &mut pictures {
+            check_picture(picture, &store, &model, number);
         }
     }
     check_now(&store, &model);
@@ -133,6 +141,45 @@ fn check_now<S: Store>(store: &S, model: &Model) {
     compare_views(&View::new(store.snapshot()).expect("a view"), model);
 }
 
+/// So little that most has to be left out again.
+const PICTURE_BYTES: usize = 3_000;
+
+/// A picture that learns of some ranges, of others each time, answers as the store does.
+fn check_picture<S: Store>(picture: &mut Picture, store: &S, model: &Model, number: usize) {
+    let plain = RangeQuery { limit: Some(number % 5), ..RangeQuery::all(everything()) };
+    let from = [&b""[..], b"/", b"/a", b"/a/b", b"b"][number % 5];
+    let starts = Span::Range {
+        start: Bytes::from_static(from),
+        end: number.is_multiple_of(2).then(|| Bytes::from_static(b"/b")),
+    };
+    let asked = [RangeQuery { span: starts, ..plain.clone() }, RangeQuery { limit: None, ..plain }];
+    let view = View::new(store.snapshot()).expect("a view").remembering();
+    for query in asked.iter().filter(|_| !number.is_multiple_of(3)) {
+        view.range(query).expect("a range");
+    }
+    if let Some(key) = model.state.keys.keys().nth(number % 7) {
+        view.get(key, None).expect("a get");
+    }
+    view.get(&Key::new(format!("/a/{number}")).expect("a key"), None).expect("a get");
+    let found = view.found();
+    if number % 4 == 1 {
+        // They are of another state.
+        let mut later = picture.clone();
+        later.head.applied = None;
+        let known = later.bytes();
+        later.learn(found);
+        same("bytes of a picture that has moved on", later.bytes(), known);
+    } else {
+        picture.learn(found);
+    }
+    picture.audit();
+    compare_keys(&View::of_picture(picture.clone(), store.snapshot()), None, &model.state.keys);
+}
+
+fn everything() -> Span {
+    Span::Range { start: Bytes::new(), end: None }
+}
+
 /// Every kind of read, at every revision that may be read.
 pub fn compare_views<R: Read>(view: &View<R>, model: &Model) {
     let state = &model.state;
@@ -176,17 +223,7 @@ pub fn compare_views<R: Read>(view: &View<R>, model: &Model) {
 }
 
 fn compare_keys<R: Read>(view: &View<R>, at: Option<Revision>, keys: &BTreeMap<Key, KeyValue>) {
-    let mut query = RangeQuery {
-        span: Span::Range { start: Bytes::new(), end: None },
-        revision: at,
-        limit: None,
-        bytes_max: None,
-        descending: false,
-        keys_only: false,
-        count_only: false,
-        count_all: false,
-        refine: Refine::default(),
-    };
+    let mut query = RangeQuery { revision: at, ..RangeQuery::all(everything()) };
     for variant in 0..16 {
         query.descending = variant & 1 != 0;
         query.keys_only = variant & 2 != 0;

@@ -123,17 +123,7 @@ fn delete(span: Span, words: &mut Words) -> Delete {
 }
 
 pub fn query(span: Span, words: &mut Words) -> RangeQuery {
-    let mut query = RangeQuery {
-        span,
-        revision: None,
-        limit: None,
-        bytes_max: None,
-        descending: false,
-        keys_only: false,
-        count_only: false,
-        count_all: false,
-        refine: Refine::default(),
-    };
+    let mut query = RangeQuery::all(span);
     for word in options(words) {
         match (word.as_str(), word.split_once('=')) {
             (_, Some(("at", revision))) => query.revision = Some(Revision(number(revision))),

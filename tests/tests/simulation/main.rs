@@ -184,7 +184,7 @@ enum By {
 
 /// Bugs, and what found each when all were looked for; docs/simulation.md tells of them. One is found in two ways.
 #[cfg(debug_assertions)]
-const FOUND: [(Bug, By); 38] = [
+const FOUND: [(Bug, By); 39] = [
     (Bug::ForgottenSync, By::Seed(1)),
     (Bug::LostEvent, By::Seed(1)),
     (Bug::NoRequestId, By::Seed(1)),
@@ -213,6 +213,7 @@ const FOUND: [(Bug, By); 38] = [
     (Bug::Inside(Flaw::MembersDiffer), By::Seed(1)),
     (Bug::Inside(Flaw::CompactsTooMuch), By::Seed(1)),
     (Bug::Inside(Flaw::StaleDirectory), By::Seed(1)),
+    (Bug::Inside(Flaw::StalePicture), By::Seed(1)),
     (Bug::Inside(Flaw::AcksBeforeWrite), By::Seed(1)),
     (Bug::Inside(Flaw::ForgetsRequestIds), By::Seed(1)),
     (Bug::Inside(Flaw::EarlyMark), By::Seed(1)),

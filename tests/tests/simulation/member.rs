@@ -16,6 +16,7 @@ use quorate_server::api::{self, Identity, Rooms};
 use quorate_server::config::{AutoCompaction, Limits, Timing};
 use quorate_server::consensus::backlog::Backlog;
 use quorate_server::consensus::disk_watch::DiskSpace;
+use quorate_server::consensus::hot::Caches;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::types::Node;
 use quorate_server::consensus::{ApplySink, Consensus, Params};
@@ -25,7 +26,6 @@ use quorate_server::recipes::discovery::{Discovery, Networks};
 use quorate_server::tasks::{Simulated, Tasks, Work};
 use quorate_server::watch::{Hub, Listeners};
 use quorate_state::outcome::{Changes, LeaseChange};
-use rocksdb::Cache;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
@@ -86,7 +86,7 @@ pub struct Surroundings {
     pub trace: Trace,
     pub truth: Arc<Truth>,
     pub dir: PathBuf,
-    pub cache: Cache,
+    pub caches: Caches,
     pub rules: SnapshotRules,
     pub retention: AutoCompaction,
     /// What watches find in memory: so little that they often fall behind.
@@ -175,7 +175,7 @@ impl Machine {
             state: self.path.join("state"),
             snapshots: self.path.join("snapshots"),
             log: Arc::new(self.platter.open()),
-            cache: surroundings.cache.clone(),
+            caches: surroundings.caches.clone(),
             tasks: tasks.clone(),
             runtime: Handle::current(),
             sink: Arc::new(sink),

@@ -17,9 +17,10 @@ use quorate_proto::Revision;
 use quorate_server::chance;
 use quorate_server::config::AutoCompaction;
 use quorate_server::consensus::Leadership;
+use quorate_server::consensus::hot::Caches;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::sync::watch;
-use quorate_state::command::{RangeQuery, Refine, Span};
+use quorate_state::command::{RangeQuery, Span};
 use quorate_state::flaw::Flaw;
 use quorate_state::store::Store as _;
 use quorate_state::view::View;
@@ -43,6 +44,8 @@ use crate::watchers::Watcher;
 use crate::{historians, surveyors};
 
 /// After all is healed, members agree within this.
+/// So few that what was learned is left out again.
+const PICTURE_BYTES: usize = 24 << 10;
 const AGREEMENT: Duration = Duration::from_mins(1);
 
 /// After the last renewal every lease is over within this.
@@ -211,7 +214,7 @@ impl World {
             trace: trace.clone(),
             truth: Arc::default(),
             dir: dir.path().to_owned(),
-            cache: Cache::new_lru_cache(8 << 20),
+            caches: Caches { blocks: Cache::new_lru_cache(8 << 20), picture_bytes: PICTURE_BYTES },
             rules,
             retention: AutoCompaction { age: None, revisions: None },
             window_bytes: setting.window_bytes,
@@ -463,17 +466,7 @@ fn mark(process: &Process) -> (u64, u64) {
 }
 
 fn picture<R: quorate_state::store::Read>(view: &View<R>) -> Picture {
-    let query = RangeQuery {
-        span: Span::Range { start: Bytes::new(), end: None },
-        revision: None,
-        limit: None,
-        bytes_max: None,
-        descending: false,
-        keys_only: false,
-        count_only: false,
-        count_all: false,
-        refine: Refine::default(),
-    };
+    let query = RangeQuery::all(Span::Range { start: Bytes::new(), end: None });
     let found = view.range(&query).unwrap();
     assert!(!found.more);
     let keys = found.kvs.into_iter().map(|kv| Kv {

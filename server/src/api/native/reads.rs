@@ -67,7 +67,7 @@ pub async fn list(rooms: &Rooms, request: v1::ListRequest, deadline: Instant) ->
         Weight::Heavy
     };
     let with_values = request.with_values;
-    let page = rooms.read(weight, move |view| page(view, query, with_values)).await?;
+    let page = rooms.read(weight, move |view| page(view, query.clone(), with_values)).await?;
     let next_cursor = match page.children.last() {
         Some(last) if page.more => {
             Cursor { revision: page.revision, after: last.name.clone().into_bytes().into() }.encode(&directory)

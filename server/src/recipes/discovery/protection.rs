@@ -246,8 +246,8 @@ impl Tracker<'_> {
         }
         let reader = service.clone();
         let read = self.discovery.rooms.read(Weight::Heavy, move |view| {
-            let read = unread.into_iter().map(|(id, revision)| (before(view, &reader, &id, revision), id));
-            Ok(read.collect::<Vec<_>>())
+            let read = unread.iter().map(|(id, revision)| Ok((before(view, &reader, id, *revision)?, id.clone())));
+            read.collect::<Result<Vec<_>, ReadError>>()
         });
         for (document, id) in read.await.unwrap_or_default() {
             match document {
@@ -324,12 +324,20 @@ fn counted(view: &StoreView<'_>, service: &ServiceName) -> Result<(u64, ServiceS
     Ok((directory.map_or(0, |directory| directory.children), settings(view, service)?))
 }
 
-/// An instance as it stood before a revision.
-fn before(view: &StoreView<'_>, service: &ServiceName, id: &str, revision: Revision) -> Option<v1::Instance> {
-    let key = quorate_proto::Key::new(format!("{}/{id}", service.directory())).ok()?;
-    let kv = view.get(&key, Some(Revision(revision.get() - 1))).ok()??;
-    let found = instance::at(&kv.key, &kv.value, kv.meta)?;
-    Some(v1::Instance { expired: true, ..found })
+/// An instance as it stood before a revision; `None`: that is compacted, or there was none.
+fn before(
+    view: &StoreView<'_>,
+    service: &ServiceName,
+    id: &str,
+    revision: Revision,
+) -> Result<Option<v1::Instance>, ReadError> {
+    let Ok(key) = quorate_proto::Key::new(format!("{}/{id}", service.directory())) else { return Ok(None) };
+    let kv = match view.get(&key, Some(Revision(revision.get() - 1))) {
+        Err(ReadError::Compacted { .. }) => None,
+        read => read?,
+    };
+    let found = kv.and_then(|kv| instance::at(&kv.key, &kv.value, kv.meta));
+    Ok(found.map(|found| v1::Instance { expired: true, ..found }))
 }
 
 #[cfg(test)]

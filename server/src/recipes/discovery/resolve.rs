@@ -194,7 +194,7 @@ impl Discovery {
         deadline: Instant,
     ) -> Result<Services, DiscoveryError> {
         self.rooms.fresh(options, deadline).await.map_err(DiscoveryError::Refused)?;
-        Ok(self.rooms.read(Weight::Heavy, move |view| services(view, after, limit)).await?)
+        Ok(self.rooms.read(Weight::Heavy, move |view| services(view, after.clone(), limit)).await?)
     }
 }
 

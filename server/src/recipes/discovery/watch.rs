@@ -277,11 +277,11 @@ impl Watching {
         let directory = self.filter.service.directory();
         let read = self.discovery.rooms.read(Weight::Heavy, move |view| {
             let mut gone = Vec::new();
-            for id in ids {
+            for id in &ids {
                 // Of one that is back, an event tells.
                 let key = Key::new(format!("{directory}/{id}"));
                 if key.map_or(Ok(true), |key| Ok::<_, ReadError>(view.get(&key, None)?.is_none()))? {
-                    gone.push(id);
+                    gone.push(id.clone());
                 }
             }
             Ok(gone)
