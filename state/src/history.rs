@@ -67,11 +67,6 @@ pub(crate) fn at<R: Read>(read: &R, key: &Key, revision: Revision) -> Result<Opt
 /// `start <= key < end`; no end: `None`.
 pub(crate) type Bounds = (Bytes, Option<Bytes>);
 
-/// The key that follows one.
-pub(crate) fn after(key: &[u8]) -> Bytes {
-    [key, b"\0"].concat().into()
-}
-
 /// Everything below a path: what starts with `<path>/`.
 pub(crate) fn below(path: &[u8]) -> Bounds {
     let path = path.strip_suffix(b"/").unwrap_or(path);
@@ -80,7 +75,7 @@ pub(crate) fn below(path: &[u8]) -> Bounds {
 
 /// The stretches of keys that a span means, in order.
 pub(crate) fn bounds_of(span: &Span) -> Vec<Bounds> {
-    let only = |key: &Key| (key.to_bytes(), Some(after(key.as_bytes())));
+    let only = |key: &Key| (key.to_bytes(), Some(keys::after(key.as_bytes()).into()));
     match span {
         Span::Key(key) => vec![only(key)],
         Span::Range { start, end } => vec![(start.clone(), end.clone())],
@@ -161,7 +156,7 @@ fn fetch_newest<R: Read>(
             Ok(found.len() < at_once)
         })?;
         let Some((last, _)) = found.last() else { return Ok(()) };
-        bounds.0 = after(last.as_bytes());
+        bounds.0 = keys::after(last.as_bytes()).into();
         let is_last = found.len() < at_once;
         at_once = FETCHED_AT_ONCE_MAX.min(at_once * 2);
         let stored: Vec<_> = found.iter().map(|(key, meta)| keys::history(key.as_bytes(), meta.mod_revision)).collect();
@@ -249,7 +244,7 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
             self.skip_rest();
             if self.seeks >= seeks_max {
                 cov_mark::hit!(range_over_long_history);
-                return Ok(Some(after(&self.key)));
+                return Ok(Some(keys::after(&self.key).into()));
             }
         }
         self.cursor.status()?;

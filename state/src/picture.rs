@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use quorate_proto::{Key, Revision};
+use quorate_proto::Key;
 
 use crate::apply::{Applied, LogPosition, Machine};
+use crate::codec::keys;
 use crate::codec::records::Head;
 use crate::command::{RangeQuery, Refine};
 use crate::flaw::Flaw;
@@ -79,13 +80,9 @@ impl Picture {
         self.head.applied
     }
 
-    /// Revision of the store.
-    pub fn revision(&self) -> Revision {
-        self.head.revision
-    }
-
     /// Bytes that it takes, roughly.
-    pub fn bytes(&self) -> usize {
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -174,6 +171,7 @@ impl Picture {
 
     fn change(&mut self, change: &Change) {
         let key = change.key.as_bytes();
+        // Looked at first: what a reader holds too is copied on the way to what may change.
         let is_known = self.stretches.get_prev(key).is_some_and(|(_, stretch)| stretch.reaches(key));
         let Some((_, stretch)) = self.stretches.get_prev_mut(key).filter(|_| is_known) else { return };
         let stretch = Arc::make_mut(stretch);
@@ -207,11 +205,12 @@ impl Picture {
         }
         let (mut start, end) = (Bytes::copy_from_slice(&start), end.as_deref().map(Bytes::copy_from_slice));
         self.forget(&start, end.as_ref());
-        let kvs: Vec<_> = kvs.iter().map(|kv| owned(&kv.key, &kv.value, kv.meta)).collect();
         let mut parts = kvs.chunks(STRETCH_KEYS).peekable();
         loop {
-            let part = parts.next().unwrap_or_default().to_vec();
-            let next = parts.peek().and_then(|part| part.first()).map(|kv| kv.key.to_bytes());
+            let part = parts.next().unwrap_or_default().iter();
+            let part = part.map(|kv| owned(&kv.key, &kv.value, kv.meta)).collect();
+            let next = parts.peek().and_then(|part| part.first());
+            let next = next.map(|kv| Bytes::copy_from_slice(kv.key.as_bytes()));
             self.insert(start, Stretch::new(next.clone().or_else(|| end.clone()), part));
             match next {
                 Some(next) => start = next,
@@ -281,7 +280,7 @@ impl Picture {
             if !stays {
                 self.remove(&start);
             }
-            self.hand = history::after(&start);
+            self.hand = keys::after(&start).into();
         }
     }
 }
@@ -337,7 +336,7 @@ impl Found {
         if !is_whole || query.descending || done.kvs.len() >= KEYS_MAX {
             return Vec::new();
         }
-        let upto = done.kvs.last().filter(|_| done.more).map(|last| history::after(last.key.as_bytes()));
+        let upto = done.kvs.last().filter(|_| done.more).map(|last| keys::after(last.key.as_bytes()).into());
         let mut found = Vec::new();
         let mut kvs = &done.kvs[..];
         for (start, end) in history::bounds_of(&query.span) {
@@ -358,7 +357,7 @@ impl Found {
     pub(crate) fn of_key(head: Head, key: &Key, kv: Option<&KeyValue>) -> Self {
         Self {
             head,
-            bounds: (key.to_bytes(), Some(history::after(key.as_bytes()))),
+            bounds: (key.to_bytes(), Some(keys::after(key.as_bytes()).into())),
             kvs: kv.into_iter().cloned().collect(),
         }
     }
@@ -378,6 +377,8 @@ fn bytes_of(kv: &KeyValue) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::Revision;
+
     use super::*;
     use crate::command::Span;
     use crate::outcome::{Changes, RevisionChanges};

@@ -16,6 +16,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::{Cursor, Read, StoreError, Write, WriteBatch};
+use crate::codec::keys::after;
 
 /// Gaps, at most.
 const COUNT_MAX: usize = 16 * 1024;
@@ -128,11 +129,6 @@ impl Gaps {
         self.bytes -= start.len() + end.len();
         Some(end)
     }
-}
-
-/// The first key after `key`.
-fn after(key: &[u8]) -> Vec<u8> {
-    [key, b"\0"].concat()
 }
 
 /// A store, read with what is known of its gaps. They must be those of this store as it is now.

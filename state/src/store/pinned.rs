@@ -13,17 +13,16 @@ use crate::apply::LogPosition;
 use crate::view;
 
 /// See the module.
-pub struct Pinned<'s, S: Store> {
-    store: &'s S,
-    shows: Shows,
-    snapshot: OnceCell<S::Snapshot<'s>>,
-}
+pub struct Pinned<'s, S: Store>(Source<'s, S>);
 
-#[derive(Clone, Copy)]
-enum Shows {
-    Now,
-    /// What the store shows after this entry.
-    Promised(Option<LogPosition>),
+enum Source<'s, S: Store> {
+    There(S::Snapshot<'s>),
+    Promised {
+        store: &'s S,
+        /// The last entry of what it has to show.
+        applied: Option<LogPosition>,
+        snapshot: OnceCell<S::Snapshot<'s>>,
+    },
 }
 
 /// The cursor of a [`Pinned`].
@@ -37,24 +36,25 @@ pub enum PinnedCursor<C> {
 impl<'s, S: Store> Pinned<'s, S> {
     /// What the store shows now.
     pub fn now(store: &'s S) -> Self {
-        Self { store, shows: Shows::Now, snapshot: OnceCell::from(store.snapshot()) }
+        Self(Source::There(store.snapshot()))
     }
 
     /// What the store shows after this entry, if it still does when it is asked.
     pub fn promised(store: &'s S, applied: Option<LogPosition>) -> Self {
-        Self { store, shows: Shows::Promised(applied), snapshot: OnceCell::new() }
+        Self(Source::Promised { store, applied, snapshot: OnceCell::new() })
     }
 
     fn snapshot(&self) -> Result<&S::Snapshot<'s>, StoreError> {
-        if let Some(snapshot) = self.snapshot.get() {
+        let (store, applied, kept) = match &self.0 {
+            Source::There(snapshot) => return Ok(snapshot),
+            Source::Promised { store, applied, snapshot } => (*store, applied, snapshot),
+        };
+        if let Some(snapshot) = kept.get() {
             return Ok(snapshot);
         }
-        let snapshot = self.store.snapshot();
+        let snapshot = store.snapshot();
         let head = view::head(&snapshot).map_err(|fault| StoreError::Io(fault.to_string()))?;
-        match self.shows {
-            Shows::Promised(applied) if applied != head.applied => Err(StoreError::NotAtHand),
-            _ => Ok(self.snapshot.get_or_init(|| snapshot)),
-        }
+        if head.applied == *applied { Ok(kept.get_or_init(|| snapshot)) } else { Err(StoreError::NotAtHand) }
     }
 }
 
@@ -73,9 +73,9 @@ impl<'s, S: Store> Read for Pinned<'s, S> {
     }
 
     fn cursor(&self, fill_cache: bool) -> Self::Cursor<'_> {
-        match (self.shows, self.snapshot.get()) {
-            (Shows::Now, Some(snapshot)) => PinnedCursor::There(snapshot.cursor(fill_cache)),
-            _ => PinnedCursor::Refused,
+        match &self.0 {
+            Source::There(snapshot) => PinnedCursor::There(snapshot.cursor(fill_cache)),
+            Source::Promised { .. } => PinnedCursor::Refused,
         }
     }
 }
