@@ -6,7 +6,7 @@
 CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN = $(CARGO_TARGET_DIR)/debug/quorate
-RELEASE = $(CARGO_TARGET_DIR)/release-bench/release/quorate
+RELEASE = $(CARGO_TARGET_DIR)/optimised/release/quorate
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo example test flaws foreign differential fuzz simulate soak verify fix restart release bench clean
@@ -65,13 +65,12 @@ fuzz: setup
 	@scripts/announce-build
 	QUORATE_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --workspace --lib --bins -- --nocapture --test-threads 1 fuzz::
 
-# Whole clusters, each in one thread: docs/simulation.md. For many of them it pays to have our own crates optimised, which
-# compiles those, and only those, once more.
+# Whole clusters, each in one thread: docs/simulation.md. For many of them it pays to have all of it optimised.
 simulate: setup
 	@scripts/announce-build
-	$(if $(SEED),,CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_INCREMENTAL=false) \
 	$(if $(SEED),QUORATE_SEED=$(SEED),QUORATE_SEEDS=$(SEEDS)) $(if $(SCENARIO),QUORATE_SCENARIO=$(SCENARIO)) \
-	$(CARGO) test --locked --workspace --test simulation -- --nocapture $(if $(SCENARIO),what_is_written_down,whatever_goes_wrong)
+	$(if $(SEED),$(CARGO) test --workspace,scripts/optimised test --profile simulate --package quorate-tests) \
+	--locked --test simulation -- --nocapture $(if $(SCENARIO),what_is_written_down,whatever_goes_wrong)
 
 flaws: setup
 	@scripts/announce-build
@@ -96,7 +95,7 @@ fix:
 	$(CARGO) fmt --all
 
 release: setup
-	scripts/release quorate-cli quorate-bench
+	scripts/optimised build --locked --release --package quorate-cli --package quorate-bench
 
 bench: export QUICK := $(QUICK)
 bench: export WORKS := $(WORKS)

@@ -256,10 +256,7 @@ impl Rooms {
         }
         let read = move || {
             let view = View::new(Pinned::now(&*opened.store))?;
-            let view = if opened.hot.wants() { view.remembering() } else { view };
-            let done = read(&view);
-            opened.hot.learn(view.found());
-            done
+            learning(&opened, view, &read)
         };
         let done = match weight {
             Weight::Light => read(),
@@ -277,8 +274,20 @@ impl Rooms {
 fn at_hand<T>(opened: &Opened, read: &impl Fn(&StoreView<'_>) -> Result<T, ReadError>) -> Option<Result<T, ReadError>> {
     let picture = opened.hot.picture()?;
     let store = Pinned::promised(&*opened.store, picture.applied());
-    let done = read(&View::of_picture(picture, store));
+    let done = learning(opened, View::of_picture(picture, store), read);
     if done.as_ref().is_err_and(ReadError::is_not_at_hand) { None } else { Some(done) }
+}
+
+/// Reads; of what the picture did not have some is taken into it.
+fn learning<T>(
+    opened: &Opened,
+    view: StoreView<'_>,
+    read: &impl Fn(&StoreView<'_>) -> Result<T, ReadError>,
+) -> Result<T, ReadError> {
+    let view = view.remembering();
+    let done = read(&view);
+    opened.hot.learn(view.found());
+    done
 }
 
 /// An outcome that does not belong to its command: what was done is not known.

@@ -65,14 +65,10 @@ impl Hot {
         Ok(applied)
     }
 
-    /// Whether what the next reader finds in the store is wanted.
-    pub fn wants(&self) -> bool {
-        self.not_known.fetch_add(1, Ordering::Relaxed).is_multiple_of(LEARNS_ONE_OF)
-    }
-
-    /// What a reader has found, unless the store has moved on.
+    /// What a reader has found, if it is its turn, unless the store has moved on.
     pub fn learn(&self, found: Vec<Found>) {
         if !found.is_empty()
+            && self.not_known.fetch_add(1, Ordering::Relaxed).is_multiple_of(LEARNS_ONE_OF)
             && let Some(mut shown) = self.picture.try_write()
             && let Some(picture) = &mut *shown
         {

@@ -107,6 +107,7 @@ impl RocksLogDisk {
         options.set_max_background_jobs(2);
         options.set_max_total_wal_size(24 << 20);
         options.set_keep_log_file_num(4);
+        options.set_manifest_preallocation_size(64 << 10);
         options.set_max_open_files(256);
         let db = DB::open(&options, path).map_err(|error| open_error(path, &error))?;
         Self::check_synced(&db, noted)?;
