@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use doors::{Doors, Events, detail};
 use prost::Message as _;
+use quorate_proto::Key;
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::{Happened, Kind};
+use quorate_state::store::Pinned;
+use quorate_state::view::View;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
@@ -70,6 +73,41 @@ async fn keys_are_put_got_ranged_and_deleted() {
     let gone = v1::DeleteRequest { key: "/a".into(), scope, ..Default::default() };
     assert_eq!(kv.delete(gone.clone()).await.unwrap().into_inner().deleted, 1);
     assert_eq!(kv.delete(gone).await.unwrap().into_inner().deleted, 0);
+    doors.stop().await;
+}
+
+/// Whether a key that exists is answered without the store.
+fn is_in_memory(doors: &Doors, key: &str) -> bool {
+    let opened = doors.consensus.opened();
+    // Asked for anything, a promise to show an empty store is broken.
+    let store = Pinned::promised(&*opened.store, None);
+    let key = Key::new(key.to_owned()).unwrap();
+    let read = opened.hot.picture().map(|picture| View::of_picture(picture, store).get(&key, None));
+    matches!(read, Some(Ok(Some(_))))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_ranges_that_are_read_again_and_again_come_to_be_in_memory() {
+    let doors = Doors::single().await;
+    let mut kv = doors.kv();
+    for key in ["/a/one", "/a/two", "lone"] {
+        kv.put(put(key, "1")).await.unwrap();
+    }
+    assert!(!is_in_memory(&doors, "lone"));
+    let mut reads = 0;
+    while !is_in_memory(&doors, "lone") {
+        kv.get(get("lone")).await.unwrap();
+        reads += 1;
+        assert!(reads < 1_000);
+    }
+    assert!(!is_in_memory(&doors, "/a/one"));
+    while !(is_in_memory(&doors, "/a/one") && is_in_memory(&doors, "/a/two")) {
+        assert_eq!(kv.range(range("/a/", "/a0")).await.unwrap().into_inner().kvs.len(), 2);
+        reads += 1;
+        assert!(reads < 2_000);
+    }
+    kv.put(put("lone", "2")).await.unwrap();
+    assert_eq!(kv.get(get("lone")).await.unwrap().into_inner().kv.unwrap().value, "2");
     doors.stop().await;
 }
 
