@@ -283,6 +283,26 @@ async fn a_line_that_is_begun_anew_costs_nobody_his_turn_and_hides_no_term() {
     while !a_snapshot_comes_under_those_who_wait(true).await {}
 }
 
+/// The leader's word that a lock is held came before the entry, and whoever gave it back at once waited for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_is_given_back_at_a_member_that_does_not_have_it_yet() {
+    let three = Three::start().await;
+    let leader = three.leader().await;
+    let (leads, behind) = (&three.members[&leader], &three.members[&three.others(leader)[0]]);
+    let lease = grant(leads, 60_000).await;
+    three.net.starve(three.others(leader)[0]);
+    let held = patiently(behind, wish("l", lease, 1)).await.unwrap();
+    assert!(behind.rooms.hub.revision().get() < held.token);
+    assert!(release(behind, "l", lease, 1, held.token).await);
+    assert!(behind.rooms.hub.revision().get() < held.token, "nothing was waited for");
+    // Another has taken it since: what is remembered does not take it away.
+    let next = acquire(leads, "l", lease, 2).await.unwrap();
+    three.net.heal();
+    assert!(!release(behind, "l", lease, 1, held.token).await);
+    assert_eq!(describe(leads, "l").await.holders[0].token, next.token);
+    three.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_can_be_fenced_by_a_hold() {
     let three = Three::start().await;

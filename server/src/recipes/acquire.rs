@@ -350,6 +350,8 @@ impl Acquiring<'_> {
 
     /// A place that holds at once.
     fn granted(&self, place: Place) -> Held {
+        let rooms = &self.contest.rooms;
+        rooms.lines.fresh.granted(&self.wanted.bid.put, place.revision, rooms.hub.revision());
         let companion = self.wanted.bid.companion.as_ref();
         let delay_lease = companion.and_then(|companion| match companion.owner {
             Owner::Ttl { lease, .. } => Some(lease),

@@ -43,8 +43,9 @@ pub async fn release(
     deadline: Instant,
 ) -> Result<(Revision, bool), RecipeError> {
     let Ok(key) = contest.name.key(lease, Some(acquire)) else { return Ok((contest.rooms.hub.revision(), false)) };
-    // What this member has is nearly always the newest.
-    if let Some(kv) = contest.get(&key).await?
+    // What this member has, or was just told, is nearly always the newest.
+    let (found, revision) = contest.get_at(&key).await?;
+    if let Some(kv) = contest.rooms.lines.fresh.take(&key, revision).or(found)
         && is_of(contest, &kv, &key, acquire, token)
         && let Some(revision) = write(contest, without(contest, &kv, acquire), deadline).await?
     {

@@ -1,4 +1,5 @@
-//! The lines that somebody waits in at this member: one follower for each name, shared by all who wait for it.
+//! The lines that somebody waits in at this member: one follower for each name, shared by all who wait for it. And the
+//! holds that were granted here just now.
 //!
 //! Invariants:
 //! - A name has one follower as long as somebody holds its [`Followed`], and none afterwards.
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::contender::{Claim, Kind, Name};
 use super::follow::Follower;
+use super::fresh::Fresh;
 use super::leaders::Leaders;
 use super::look::Contest;
 use crate::tasks::Task;
@@ -28,6 +30,8 @@ pub struct Lines {
     followed: Mutex<HashMap<(Kind, Name), Weak<Followed>>>,
     /// What it cost.
     pub counts: Counts,
+    /// Granted, and perhaps not in the store yet.
+    pub(super) fresh: Fresh,
 }
 
 /// What following has cost since the start.

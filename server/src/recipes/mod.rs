@@ -13,6 +13,7 @@ mod contender;
 pub mod discovery;
 mod error;
 mod follow;
+mod fresh;
 mod holds;
 mod leaders;
 mod line;
