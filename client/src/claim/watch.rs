@@ -140,7 +140,9 @@ impl Rounds {
                 return;
             }
             while let Some(id) = self.doubted().filter(|_| self.stream.is_some()) {
-                self.look(id).await;
+                if !self.look(id).await {
+                    return;
+                }
             }
             let response = OptionFuture::from(self.stream.as_mut().map(|stream| stream.responses.message()));
             tokio::select! {
@@ -149,7 +151,11 @@ impl Rounds {
                     None => return,
                 },
                 Some(response) = response => match response {
-                    Ok(Some(response)) => self.heard(response).await,
+                    Ok(Some(response)) => {
+                        if !self.heard(response).await {
+                            return;
+                        }
+                    }
                     Ok(None) => self.broke(None).await,
                     Err(status) => self.broke(Some(&status)).await,
                 },
@@ -206,10 +212,11 @@ impl Rounds {
         true
     }
 
-    async fn heard(&mut self, response: v1::WatchResponse) {
+    /// `false`: there is no client any more.
+    async fn heard(&mut self, response: v1::WatchResponse) -> bool {
         self.failures = 0;
         let id = response.watch_id;
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else { return true };
         for event in &response.events {
             if event.kind() == v1::event::Kind::Delete {
                 let reason = if event.lease_ended { Lost::Gone } else { Lost::Taken };
@@ -218,22 +225,24 @@ impl Rounds {
                 }
             }
         }
-        let Some(end) = response.end else { return };
+        let Some(end) = response.end else { return true };
         match end.reason() {
             // What was not seen is not readable any more, or the watch is in doubt: the key itself decides.
-            v1::watch_end::Reason::Compacted | v1::watch_end::Reason::Invalid => self.look(id).await,
+            v1::watch_end::Reason::Compacted | v1::watch_end::Reason::Invalid => return self.look(id).await,
             v1::watch_end::Reason::Cancelled => {}
             v1::watch_end::Reason::Unavailable | v1::watch_end::Reason::Unspecified => self.broke(None).await,
         }
+        true
     }
 
     fn doubted(&self) -> Option<u64> {
         self.entries.iter().find(|(_, entry)| entry.doubted).map(|(id, _)| *id)
     }
 
-    /// Reads the key, and goes on watching from there.
-    async fn look(&mut self, id: u64) {
-        let (Some(shared), Some(entry)) = (self.shared.upgrade(), self.entries.get_mut(&id)) else { return };
+    /// Reads the key, and goes on watching from there. `false`: there is no client any more.
+    async fn look(&mut self, id: u64) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let Some(entry) = self.entries.get_mut(&id) else { return true };
         let look = Client::again(shared).get(entry.key.clone()).serializable();
         match look.min_revision(Revision(entry.next.get() - 1)).await {
             Ok(now) if now.kv.as_ref().is_some_and(|kv| kv.create_revision.get() == entry.token.0) => {
@@ -254,6 +263,7 @@ impl Rounds {
                 self.pause(&error).await;
             }
         }
+        true
     }
 
     async fn broke(&mut self, status: Option<&tonic::Status>) {
@@ -291,4 +301,38 @@ fn create(id: u64, entry: &Entry) -> v1::WatchRequest {
 fn silent(endpoint: &Endpoint) -> Error {
     let message = "the watch of what is held was not served";
     Error::refused(Reason::NoQuorum, Happened::No, message, &endpoint.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::fake::Script;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A client that went while its task opened the stream left a task that kept a thread busy for ever, when a key was to
+    /// be looked at then: without a client it could not be, and nothing else was awaited.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_goes_while_a_key_is_in_doubt_leaves_no_task_behind() {
+        let fake = Script::default().start();
+        let client = fake.client();
+        let (orders, queue) = mpsc::unbounded_channel();
+        let watched = Arc::new(Watched { id: 1, lost: watch::Sender::new(None), orders });
+        let (key, next) = (Bytes::from_static(b"lock/key"), Revision(12));
+        let entry = Entry { key, token: Token(10), watched: Arc::downgrade(&watched), next, doubted: true };
+        let shared = Arc::downgrade(client.shared());
+        let mut rounds = Rounds { shared, queue, entries: HashMap::from([(1, entry)]), stream: None, failures: 0 };
+        assert!(rounds.open().await && rounds.stream.is_some());
+        drop(client);
+        let (ended, end) = channel();
+        // Not on this runtime, which would wait for a thread that is busy.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        std::thread::spawn(move || {
+            runtime.block_on(rounds.run());
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(PATIENCE).expect("the task ends with its client");
+    }
 }
