@@ -81,6 +81,18 @@ async fn a_deposed_leader_and_one_that_waits_proclaim_nothing() {
     doors.stop().await;
 }
 
+/// An attempt of a campaign that came late said once more what its leader had replaced by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_that_is_asked_for_again_unsays_nothing() {
+    let doors = Doors::single().await;
+    let lease = grant(&doors, 60_000).await;
+    let led = campaign(&doors, lease, 1, "one").await.unwrap().unwrap();
+    election(&doors).proclaim(proclaim(lease, 1, led.term, "uno")).await.unwrap();
+    let again = campaign(&doors, lease, 1, "one").await.unwrap().unwrap();
+    assert_eq!((again.term, leader(&doors).await.unwrap().value.as_ref()), (led.term, &b"uno"[..]));
+    doors.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_campaign_that_is_cancelled_leaves_and_a_stream_resumes_at_a_revision() {
     let doors = Doors::single().await;

@@ -56,7 +56,8 @@ async fn campaign(
     let contest = Contest::election(rooms, &request.name);
     let acquire = request.campaign_id;
     let (put, lease) = candidate(request, &rooms.limits)?;
-    let bid = Bid { put, companion: None, renews_value: true };
+    // An attempt that comes late must not say what its leader has replaced since.
+    let bid = Bid { put, companion: None, renews_value: false };
     let wanted = Wanted { bid, acquire, claim: Claim::Exclusive, try_only: false, reentrant: None };
     let held = recipes::acquire(&contest, call, &wanted).await?;
     Ok(v1::CampaignResponse {
