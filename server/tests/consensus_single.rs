@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_proto::Revision;
 use quorate_server::consensus::Leadership;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::error::{ConsensusError, Happened};
@@ -133,6 +134,19 @@ async fn a_caller_that_gives_up_before_packing_is_not_proposed() {
             assert_eq!(member.local("/late"), None);
         }
     }
+}
+
+/// Who waited for a revision did not hear that the member stops, which took minutes then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_for_a_revision_ends_with_the_member() {
+    let cluster = Cluster::new(1).await;
+    let member = cluster.leader().await;
+    let far = Revision(member.revision() + 1_000);
+    let mut waiting = std::pin::pin!(member.consensus.wait_revision(far, within(300_000)));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    member.tasks.stop();
+    let ended = tokio::time::timeout_at(soon(), waiting).await.expect("it ends");
+    assert!(matches!(ended, Err(ConsensusError::ShuttingDown)), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
