@@ -181,6 +181,17 @@ impl<'a> Sayings<'a> {
     }
 }
 
+/// Terms whose campaign was asked for more than once: an attempt that comes late writes the contender again, as it is.
+fn asked_again(facts: &[&ElectionFact]) -> BTreeSet<i64> {
+    let campaigns = |fact: &&ElectionFact| match &fact.what {
+        Elected::Campaigned { leads, .. } => Some(((fact.client, fact.invoked), leads.as_ref().map(|(_, term)| *term))),
+        _ => None,
+    };
+    let campaigns: Vec<_> = facts.iter().filter_map(campaigns).collect();
+    let unanswered: BTreeSet<_> = campaigns.iter().filter(|(_, term)| term.is_none()).map(|(of, _)| *of).collect();
+    campaigns.into_iter().filter(|(of, _)| unanswered.contains(of)).filter_map(|(_, term)| term).collect()
+}
+
 /// Who led at every revision, by the log, if that covers all that happened below the name.
 fn logged(history: &History, name: &Octets, facts: &[&ElectionFact]) -> Verdict {
     let below = [name.as_slice(), b"/"].concat();
@@ -192,6 +203,7 @@ fn logged(history: &History, name: &Octets, facts: &[&ElectionFact]) -> Verdict 
     let mut contenders: BTreeMap<i64, Leading> = BTreeMap::new();
     let mut led: BTreeSet<(i64, Octets, Octets)> = BTreeSet::new();
     let mut written: BTreeMap<&Octets, Vec<(i64, bool)>> = BTreeMap::new();
+    let touched = asked_again(facts);
     let changes = log.changes.iter().filter(|change| change.key().as_slice().starts_with(&below));
     let changes: Vec<_> = changes.collect();
     for at in changes.chunk_by(|a, b| a.revision() == b.revision()) {
@@ -199,7 +211,10 @@ fn logged(history: &History, name: &Octets, facts: &[&ElectionFact]) -> Verdict 
             match change {
                 Change::Put(kv) => {
                     let (term, key, value) = (kv.create_revision, kv.key.clone(), kv.value.clone());
-                    contenders.insert(term, Leading { key, term, value });
+                    let before = contenders.insert(term, Leading { key, term, value });
+                    if touched.contains(&term) && before.is_some_and(|before| before.value == kv.value) {
+                        continue;
+                    }
                     let leads = contenders.first_key_value().is_some_and(|(first, _)| *first == term);
                     written.entry(&kv.value).or_default().push((term, leads));
                 }

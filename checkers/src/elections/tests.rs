@@ -184,3 +184,16 @@ fn a_proclamation_is_in_the_log_once_or_not_at_all() {
     let waits = [log(), vec![written(4, 13, 13, "c4"), written(4, 13, 14, "p4")]].concat();
     assert_eq!(stored(with(&[proclaim(4, (35, 36), 13, "p4", Said::Unknown)]), waits), rule, "2 led");
 }
+
+#[test]
+fn a_campaign_that_was_asked_for_again_may_write_its_contender_again_as_it_is() {
+    let rule = Some("a proclamation is written once, by who leads, or refused");
+    let again = [log(), vec![written(2, 7, 13, "p2")]].concat();
+    assert_eq!(stored(two_terms(), again.clone()), rule, "it was asked for once");
+    let asked_again = with(&[campaign(2, (2, 30), 0)]);
+    assert_eq!(stored(asked_again.clone(), again.clone()), None);
+    let unsaid = [log(), vec![written(2, 7, 13, "c2"), written(2, 7, 14, "p2")]].concat();
+    assert_eq!(stored(asked_again, unsaid), rule, "it was unsaid, and said again");
+    assert_eq!(stored(with(&[campaign(2, (3, 30), 0)]), again.clone()), rule, "that was another campaign");
+    assert_eq!(stored(with(&[campaign(1, (1, 10), 0)]), again), rule, "that was another's");
+}

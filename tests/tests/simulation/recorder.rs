@@ -11,12 +11,13 @@ use prost::Message as _;
 use quorate_proto::{etcd::mvccpb, v1};
 use quorate_state::outcome::{ChangeKind, RevisionChanges};
 use quorate_tests::checkers::history::{
-    Answer, Change, ChangeLog, Compaction, Directory, History, Hold, Input, Kv, Learned, LeaseFact, Operation, Outcome,
-    RequestId, Watch,
+    Answer, Change, ChangeLog, Compaction, Directory, Elected, ElectionFact, History, Hold, Input, Kv, Learned,
+    LeaseFact, Operation, Outcome, RequestId, Watch,
 };
 use tokio::sync::Notify;
 use tonic::{Code, Status};
 
+use crate::candidates;
 use crate::trace::Trace;
 use crate::way::is_not_sent;
 
@@ -80,6 +81,13 @@ impl Recorder {
         self.history.lock().holds.push(hold);
     }
 
+    /// Something of the election, which is there as of now.
+    pub fn election(&self, client: u64, invoked: u64, what: Elected) {
+        self.trace.note(format!("client {client}: {what:?}"));
+        let (election, completed) = (candidates::election().into(), self.trace.moment());
+        self.with(|history| history.elections.push(ElectionFact { election, client, invoked, completed, what }));
+    }
+
     pub fn directory(&self, directory: Directory) {
         self.trace.note(format!("{directory:?}"));
         self.history.lock().directories.push(directory);
@@ -140,14 +148,19 @@ fn is_refusal(status: &Status) -> bool {
     if is_not_sent(status) {
         return true;
     }
-    match v1::ErrorDetail::decode(status.details()) {
-        Ok(detail) if !status.details().is_empty() => detail.happened == i32::from(v1::error_detail::Happened::No),
+    match detail(status) {
+        Some(detail) => detail.happened == i32::from(v1::error_detail::Happened::No),
         // The other wire says it by its codes alone.
-        _ => matches!(
+        None => matches!(
             status.code(),
             Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::OutOfRange | Code::AlreadyExists
         ),
     }
+}
+
+/// What the native wire says besides of what went wrong.
+pub fn detail(status: &Status) -> Option<v1::ErrorDetail> {
+    v1::ErrorDetail::decode(status.details()).ok().filter(|_| !status.details().is_empty())
 }
 
 pub fn kv(kv: v1::KeyValue) -> Kv {

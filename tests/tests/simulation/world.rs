@@ -30,18 +30,19 @@ use rocksdb::Cache;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::candidates::{self, Candidate};
 use crate::clients::{Client, Town};
 use crate::dice::Dice;
 use crate::faults::{Faults, leads};
 use crate::holders::Holder;
-use crate::lockers::{self, Locker};
+use crate::lockers::{self, Locker, Wire};
 use crate::member::{Machine, Process, Surroundings, member_id, node};
 use crate::net::Net;
 use crate::recorder::{Recorder, log_of};
 use crate::trace::{Keep, Trace};
 use crate::watchdog::Watchdog;
 use crate::watchers::Watcher;
-use crate::{historians, surveyors};
+use crate::{historians, onlookers, surveyors};
 
 /// After all is healed, members agree within this.
 /// So few that what was learned is left out again.
@@ -319,7 +320,13 @@ impl World {
             }
         }
         (1011..=1014).for_each(|id| drop(clients.spawn(Holder::new(client(id)).live())));
-        (1031..=1034).for_each(|id| drop(clients.spawn(Locker::new(client(id)).live())));
+        (1031..=1033).for_each(|id| drop(clients.spawn(Locker::new(client(id), Wire::Native).live())));
+        clients.spawn(Locker::new(client(1034), Wire::Etcd).live());
+        for (id, wire) in [(1051, Wire::Native), (1052, Wire::Native), (1053, Wire::Etcd)] {
+            clients.spawn(Candidate::new(client(id), wire).live());
+        }
+        clients.spawn(onlookers::live(client(1061), Wire::Native));
+        clients.spawn(onlookers::live(client(1062), Wire::Etcd));
         clients.spawn(surveyors::live(client(1041)));
         clients.spawn(historians::live(client(1042)));
         let mut watching = Watching::begin();
@@ -444,7 +451,9 @@ impl World {
             self.town.recorder.lease(kv.lease, moment, Learned::Seen);
         }
         self.town.recorder.with(|told| {
-            told.others = vec![history::Span::Subtree(lockers::DIRECTORY.into())];
+            told.start = Some(Picture { revision: 1, keys: Vec::new() });
+            told.others =
+                [lockers::DIRECTORY, candidates::DIRECTORY].map(|of| history::Span::Subtree(of.into())).into();
             told.log = Some(log_of(&revisions, end.revision));
             told.end = Some(end);
         });

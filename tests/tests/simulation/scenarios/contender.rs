@@ -10,7 +10,7 @@ use quorate_tests::checkers::history::Hold;
 use tokio::time::timeout;
 
 use crate::clients::Client;
-use crate::lockers::{DIRECTORY, hold_of};
+use crate::lockers::{DIRECTORY, Grant, hold_of};
 use crate::way::{Way, ask};
 
 /// For one request.
@@ -38,7 +38,7 @@ impl Contender {
     }
 
     /// One attempt. Dropped, its connection breaks, if it is to.
-    pub async fn ask(&self, breaks: bool) -> Option<v1::AcquireResponse> {
+    pub async fn ask(&self, breaks: bool) -> Option<Grant> {
         let request = v1::AcquireRequest {
             name: lock().into(),
             lease_id: self.lease(),
@@ -46,7 +46,7 @@ impl Contender {
             ..Default::default()
         };
         let mut locks = v1::lock_client::LockClient::new(Way { breaks, ..self.client.way() });
-        timeout(PATIENCE, locks.acquire(request)).await.ok()?.ok().map(tonic::Response::into_inner)
+        timeout(PATIENCE, locks.acquire(request)).await.ok()?.ok().map(|answer| answer.into_inner().into())
     }
 
     pub async fn acquire(&self) -> Hold {
