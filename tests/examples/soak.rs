@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 use quorate::Client;
 use quorate_tests::chaos::{Dice, Figures, Load, Plan, Recorder, percentile};
 use quorate_tests::cluster::Cluster;
+use quorate_tests::watchdog::Watchdog;
 
 /// How long the clients of a minute ask; the rest is for leases to end, and for checks.
 const ASKING: Duration = Duration::from_secs(50);
 /// How long something is wrong in each minute, in two parts.
 const WRONG: Duration = Duration::from_secs(3);
+/// A minute with its checks takes less, also on a slow machine.
+const MINUTE_MAX: Duration = Duration::from_mins(10);
 /// Keys that are deleted at once when a minute is over.
 const PAGE: u32 = 1_000;
 /// Rows from which on growth is judged.
@@ -68,11 +71,13 @@ async fn main() {
     let mut rows: Vec<Vec<Use>> = Vec::new();
     for minute in 1..=minutes {
         let began = Instant::now();
+        let watchdog = Watchdog::begin(format!("minute {minute}"), MINUTE_MAX);
         let figures = one(minute, &mut dice, &mut cluster).await;
         clean(&client).await;
         let used: Vec<Use> = (0..3).map(|member| usage(&mut cluster, member)).collect();
         print(minute, &figures, &used);
         rows.push(used);
+        drop(watchdog);
         if let Some(left) = Duration::from_mins(1).checked_sub(began.elapsed()) {
             tokio::time::sleep(left).await;
         }

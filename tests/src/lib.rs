@@ -19,3 +19,4 @@ pub mod process;
 pub mod restart;
 pub mod tmpfs;
 pub mod wait;
+pub mod watchdog;

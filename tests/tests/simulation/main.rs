@@ -31,7 +31,6 @@ mod sessions;
 mod surveyors;
 mod trace;
 mod truth;
-mod watchdog;
 mod watchers;
 mod way;
 mod world;

@@ -26,6 +26,7 @@ use quorate_state::store::Store as _;
 use quorate_state::view::View;
 use quorate_tests::checkers::history::{self, Digest, History, Kv, Learned, Picture};
 use quorate_tests::checkers::{self, Tolerance};
+use quorate_tests::watchdog::Watchdog;
 use rocksdb::Cache;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -40,13 +41,15 @@ use crate::member::{Machine, Process, Surroundings, member_id, node};
 use crate::net::Net;
 use crate::recorder::{Recorder, log_of};
 use crate::trace::{Keep, Trace};
-use crate::watchdog::Watchdog;
 use crate::watchers::Watcher;
 use crate::{historians, onlookers, surveyors};
 
-/// After all is healed, members agree within this.
+/// Of real time, for a run that takes seconds: where something spins, simulated time stands still for ever.
+const RUN_MAX: Duration = Duration::from_mins(5);
+
 /// So few that what was learned is left out again.
 const PICTURE_BYTES: usize = 24 << 10;
+/// After all is healed, members agree within this.
 const AGREEMENT: Duration = Duration::from_mins(1);
 
 /// After the last renewal every lease is over within this.
@@ -166,7 +169,7 @@ pub fn run(plan: Plan) -> Report {
 
 /// Runs a plan to its end. What happens is told by `life`; the rest, and what is checked, are the same for all.
 pub fn run_as(plan: Plan, setting: Option<Setting>, life: impl AsyncFnOnce(&mut World) -> Watching) -> Report {
-    let _watchdog = Watchdog::begin(format!("the run of seed {}", plan.seed));
+    let _watchdog = Watchdog::begin(format!("the run of seed {}", plan.seed), RUN_MAX);
     chance::seed_thread(plan.seed);
     #[cfg(debug_assertions)]
     Flaw::put_in(plan.bug.and_then(Bug::flaw));
