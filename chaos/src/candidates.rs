@@ -27,6 +27,9 @@ async fn campaign(client: &mut Native) {
     let invoked = recorder.moment();
     let won = client.client.election(election.clone()).ttl(TTL).wait(wait).campaign(value.clone()).await;
     let leads = won.as_ref().ok().map(|leadership| (leadership.key().into(), leadership.term().0));
+    // The library asks again by itself: an attempt that was not answered may have led in a term of its own.
+    let unanswered = Elected::Campaigned { value: value.as_str().into(), leads: None };
+    recorder.election(&election, client.id, invoked, unanswered);
     let what = Elected::Campaigned { value: value.into(), leads };
     let completed = recorder.election(&election, client.id, invoked, what);
     let mut hold = Hold::wanted(election.as_str(), client.id, Mode::Exclusive, invoked, completed);

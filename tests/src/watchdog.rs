@@ -22,7 +22,8 @@ impl Watchdog {
             if ended.recv_timeout(longest) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("{watched} has not come to its end in {longest:?}: something in it goes round and round");
                 process::kill_children();
-                std::process::exit(1);
+                // Without what runs at an ordinary end, which could wait for what spins.
+                std::process::abort();
             }
         });
         Self { _done: done }

@@ -214,7 +214,10 @@ impl Rounds {
 
     /// `false`: there is no client any more.
     async fn heard(&mut self, response: v1::WatchResponse) -> bool {
-        self.failures = 0;
+        if response.end.is_none() {
+            // One that only says that it ends is no better than none.
+            self.failures = 0;
+        }
         let id = response.watch_id;
         let Some(entry) = self.entries.get_mut(&id) else { return true };
         for event in &response.events {

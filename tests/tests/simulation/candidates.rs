@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::clients::Client;
 use crate::lockers::{Grant, Wire, hold_of};
-use crate::recorder::detail;
+use crate::recorder::{detail, is_refusal};
 use crate::sessions::{Session, Timed};
 use crate::way::{Way, ask};
 
@@ -86,7 +86,7 @@ impl Candidate {
         let Some((grant, attempt)) = won else { return recorder.hold(hold) };
         hold.ended = Some(invoked);
         // On etcd's wire an attempt that comes late says once more what it came with: as there, nobody else can know.
-        let may_proclaim = wire == Wire::Native || attempt == 0;
+        let mut may_proclaim = wire == Wire::Native || attempt == 0;
         let leadership = Leadership { session, campaign_id, grant };
         let until = Instant::now() + self.client.dice.between_ms(20, 1_500);
         loop {
@@ -100,7 +100,8 @@ impl Candidate {
             }
             sleep(self.client.dice.between_ms(1, 200)).await;
             if may_proclaim && self.client.dice.happens(300) {
-                self.proclaim(&leadership).await;
+                // One that is not known to be over may come after the next; the library sees to that by its write ids.
+                may_proclaim = self.proclaim(&leadership).await != Said::Unknown;
             }
         }
         recorder.hold(hold);
@@ -112,7 +113,7 @@ impl Candidate {
         }
     }
 
-    async fn proclaim(&mut self, leadership: &Leadership) {
+    async fn proclaim(&mut self, leadership: &Leadership) -> Said {
         let recorder = self.client.town.recorder.clone();
         let (value, term) = (self.value(), leadership.grant.token);
         let invoked = recorder.trace.moment();
@@ -136,6 +137,7 @@ impl Candidate {
         };
         let said = self.said(answer, true);
         recorder.election(self.client.id, invoked, Elected::Proclaimed { term, value: value.into(), said });
+        said
     }
 
     async fn resign(&mut self, leadership: &Leadership) {
@@ -172,7 +174,7 @@ impl Candidate {
         let Err(status) = answer else { return if led { Said::Done } else { Said::Lost } };
         let recorder = &self.client.town.recorder;
         recorder.look_at(&status);
-        if is_deposed(&status) {
+        if is_deposed(&status) || is_refusal(&status) {
             return Said::Lost;
         }
         self.client.move_on();

@@ -149,11 +149,12 @@ async fn ask_for(
             let mut locks = v3lockpb::lock_client::LockClient::new(way.clone());
             let locked = locks.lock(timed.request(message)).await?.into_inner();
             let revision = locked.header.map_or(0, |header| header.revision);
-            // The token is not told: it is read once the lock is held.
-            let read = pb::RangeRequest { key: locked.key.clone(), ..Default::default() };
+            // The token is not told: it is read as of when the lock was held. If nobody was there by then, the hold is
+            // recorded all the same, with a token that nobody has.
+            let read = pb::RangeRequest { key: locked.key.clone(), revision, ..Default::default() };
             let found = pb::kv_client::KvClient::new(way).range(timed.request(read)).await?.into_inner();
-            let contender = found.kvs.first().ok_or_else(|| Status::not_found("the contender is gone"))?;
-            Ok(Grant { key: locked.key.into(), token: contender.create_revision, revision })
+            let token = found.kvs.first().map_or(revision, |contender| contender.create_revision);
+            Ok(Grant { key: locked.key.into(), token, revision })
         }
     }
 }

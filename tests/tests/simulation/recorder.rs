@@ -144,7 +144,8 @@ pub fn outcome(recorder: &Recorder, answer: Result<(i64, Answer), Status>) -> Ou
     }
 }
 
-fn is_refusal(status: &Status) -> bool {
+/// Whether it is said that nothing was done.
+pub fn is_refusal(status: &Status) -> bool {
     if is_not_sent(status) {
         return true;
     }
