@@ -303,9 +303,12 @@ async fn a_hold_is_given_back_at_a_member_that_does_not_have_it_yet() {
     let before = leads.consensus.status().applied_index;
     let (again, ()) = tokio::join!(release(behind, "l", lease, 1, held.token), async {
         // Its first try is an entry of the log, and the second waits for what is lost on its way.
-        while leads.consensus.status().applied_index == before {
-            sleep(Duration::from_millis(5)).await;
-        }
+        let first_try = async {
+            while leads.consensus.status().applied_index == before {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, first_try).await.unwrap();
         three.net.heal();
     });
     assert!(!again);
