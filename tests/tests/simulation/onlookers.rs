@@ -54,14 +54,14 @@ async fn observe(client: &Client, name: u64, until: Instant) -> Result<(), Statu
     let request = v1::ObserveRequest { name: election().into(), min_revision: 0 };
     let mut elections = v1::election_client::ElectionClient::new(client.way());
     let Ok(stream) = timeout(PATIENCE, elections.observe(request)).await else { return Ok(()) };
-    follow(client, name, until, stream?.into_inner(), |answer| Some(answer.leader.map(leading))).await
+    follow(client, name, until, stream?.into_inner(), |answer| answer.leader.map(leading)).await
 }
 
 async fn observe_etcd(client: &Client, name: u64, until: Instant) -> Result<(), Status> {
     let mut elections = pb::election_client::ElectionClient::new(client.way());
     let request = pb::LeaderRequest { name: election().into() };
     let Ok(stream) = timeout(PATIENCE, elections.observe(request)).await else { return Ok(()) };
-    follow(client, name, until, stream?.into_inner(), |answer| answer.kv.map(|kv| Some(etcd_leading(kv)))).await
+    follow(client, name, until, stream?.into_inner(), |answer| answer.kv.map(etcd_leading)).await
 }
 
 async fn follow<T>(
@@ -69,15 +69,13 @@ async fn follow<T>(
     name: u64,
     until: Instant,
     mut stream: Streaming<T>,
-    told: impl Fn(T) -> Option<Option<Leading>>,
+    told: impl Fn(T) -> Option<Leading>,
 ) -> Result<(), Status> {
     while Instant::now() < until && !client.town.is_over() {
         let Ok(answer) = timeout(LOOK_EVERY, stream.message()).await else { continue };
         let Some(answer) = answer? else { break };
-        if let Some(leading) = told(answer) {
-            let now = client.town.recorder.trace.moment();
-            client.town.recorder.election(name, now, Elected::Observed(leading));
-        }
+        let now = client.town.recorder.trace.moment();
+        client.town.recorder.election(name, now, Elected::Observed(told(answer)));
     }
     Ok(())
 }
