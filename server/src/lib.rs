@@ -19,6 +19,7 @@ mod pump;
 pub mod recipes;
 mod relay;
 pub mod restore;
+mod scheduling;
 pub mod serve;
 mod server;
 mod socket;

@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
+use crate::scheduling::let_the_waker_go_on;
 use crate::sync::watch;
 
 /// What it means when a task ends before it was asked to.
@@ -224,6 +225,9 @@ impl Tasks {
         let thread = std::thread::Builder::new().name(task.name().to_owned()).spawn(move || {
             let _token = token;
             let mut guard = EndGuard { tasks: tasks.clone(), task, ended: false };
+            if task == Task::LogWriter {
+                let_the_waker_go_on();
+            }
             if let Err(error) = futures::executor::block_on(body) {
                 tasks.report(task, &error.to_string());
             }

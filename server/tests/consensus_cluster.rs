@@ -9,6 +9,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use quorate_proto::Key;
+use quorate_server::consensus::Haste;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::error::{ConsensusError, Happened};
 use quorate_state::store::Store;
@@ -52,7 +53,7 @@ async fn after_the_leader_is_killed_the_rest_go_on_and_it_comes_back() {
         cluster.kill(leader).await;
         let ended = killed.elapsed();
         let key = format!("/{round}/after");
-        follower.consensus.propose(put(&key, "v", Some(request(9, round + 1))), soon()).await.unwrap();
+        follower.consensus.propose(put(&key, "v", Some(request(9, round + 1))), Haste::AtOnce, soon()).await.unwrap();
         let terms = cluster.leader().await.consensus.status().term - term;
         println!("first write after a kill: {:?}, ending it took {ended:?}, {terms} terms", killed.elapsed());
         assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
@@ -146,7 +147,8 @@ async fn a_retry_through_a_leader_change_is_applied_once() {
     cluster.net.cut(leader, follower.id);
     let before = cluster.running[&leader].revision();
     let begun = follower.consensus.clone();
-    let retried = tokio::spawn(async move { begun.propose(put("/once", "v", Some(request(5, 1))), soon()).await });
+    let retried =
+        tokio::spawn(async move { begun.propose(put("/once", "v", Some(request(5, 1))), Haste::AtOnce, soon()).await });
     let deadline = soon();
     while cluster.running[&leader].revision() == before {
         assert!(Instant::now() < deadline);
@@ -170,7 +172,8 @@ async fn a_member_joins_by_snapshot_votes_and_another_leaves() {
     };
     let mut cluster = Cluster::with_rules(3, rules).await;
     let leader = cluster.leader().await;
-    let remembered = leader.consensus.propose(put("/once", "v", Some(request(5, 1))), soon()).await.unwrap();
+    let remembered =
+        leader.consensus.propose(put("/once", "v", Some(request(5, 1))), Haste::AtOnce, soon()).await.unwrap();
     for n in 0..300 {
         leader.put(&format!("/k/{n}"), &n.to_string(), soon()).await.unwrap();
     }
@@ -201,7 +204,7 @@ async fn a_member_joins_by_snapshot_votes_and_another_leaves() {
     assert_eq!(back.get("/k/7", soon()).await.unwrap().as_deref(), Some("7"));
     // Request ids came with the snapshot.
     let _ = back.consensus.raft().trigger().elect(true).await;
-    let again = back.consensus.propose(put("/once", "v", Some(request(5, 1))), soon()).await.unwrap();
+    let again = back.consensus.propose(put("/once", "v", Some(request(5, 1))), Haste::AtOnce, soon()).await.unwrap();
     assert!(again.outcome.replayed);
     assert_eq!(again.outcome.revision, remembered.outcome.revision);
     cluster.agree().await;
@@ -230,7 +233,7 @@ async fn a_member_whose_log_cannot_be_written_ends_and_the_rest_go_on() {
     leader.disk.broken.store(true, Ordering::SeqCst);
     let mut failed = leader.tasks.failed();
     let request = Some(request(3, 1));
-    follower.consensus.propose(put("/a", "2", request), soon()).await.unwrap();
+    follower.consensus.propose(put("/a", "2", request), Haste::AtOnce, soon()).await.unwrap();
     let reason = tokio::time::timeout(Duration::from_secs(10), failed.wait_for(Option::is_some)).await;
     println!("the member ends: {:?}", reason.expect("it ends").unwrap());
     let refused = leader.put("/a", "3", within(1000)).await;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::Revision;
-use quorate_server::consensus::Leadership;
 use quorate_server::consensus::snapshotter::SnapshotRules;
+use quorate_server::consensus::{Haste, Leadership};
 use quorate_server::error::{ConsensusError, Happened};
 use quorate_state::outcome::Done;
 use support::*;
@@ -96,7 +96,7 @@ async fn a_request_id_is_applied_once_also_across_a_crash_and_a_snapshot() {
     };
     let mut cluster = Cluster::with_rules(1, rules).await;
     let member = cluster.leader().await;
-    let first = member.consensus.propose(put("/x", "1", Some(request(7, 1))), soon()).await.unwrap();
+    let first = member.consensus.propose(put("/x", "1", Some(request(7, 1))), Haste::AtOnce, soon()).await.unwrap();
     assert!(!first.outcome.replayed);
     for n in 0..100 {
         member.put(&format!("/fill/{n}"), "v", soon()).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_request_id_is_applied_once_also_across_a_crash_and_a_snapshot() {
     cluster.kill(1).await;
     cluster.start(1).await;
     let member = cluster.leader().await;
-    let again = member.consensus.propose(put("/x", "1", Some(request(7, 1))), soon()).await.unwrap();
+    let again = member.consensus.propose(put("/x", "1", Some(request(7, 1))), Haste::AtOnce, soon()).await.unwrap();
     assert!(again.outcome.replayed);
     assert_eq!(again.outcome.revision, first.outcome.revision);
     assert_eq!(member.revision(), 102);
@@ -123,7 +123,7 @@ async fn a_caller_that_gives_up_before_packing_is_not_proposed() {
     // Polled once: queued. Dropped before the proposer's task can run, on a runtime of one thread.
     let consensus = member.consensus.clone();
     {
-        let mut put = Box::pin(consensus.propose(put("/gone", "1", None), soon()));
+        let mut put = Box::pin(consensus.propose(put("/gone", "1", None), Haste::AtOnce, soon()));
         assert!(futures::poll!(&mut put).is_pending());
     }
     let error = member.put("/late", "1", within(0)).await;
@@ -177,7 +177,7 @@ async fn short_of_disk_growth_is_refused_and_the_rest_goes_on() {
     assert_eq!(error.happened(), Happened::No);
     let compact = Command::Compact { revision: done.outcome.revision, only_forward: false };
     let envelope = Envelope { request: None, principal: Principal::default(), command: compact };
-    assert!(member.consensus.propose(envelope, soon()).await.unwrap().outcome.result.is_ok());
+    assert!(member.consensus.propose(envelope, Haste::AtOnce, soon()).await.unwrap().outcome.result.is_ok());
     assert_eq!(member.get("/a", soon()).await.unwrap().as_deref(), Some("1"));
     member.consensus.disk().pretend(None);
     member.put("/b", "1", soon()).await.unwrap();

@@ -12,6 +12,7 @@ use quorate_proto::peer::Frame;
 use quorate_proto::peer::peer_client::PeerClient;
 use quorate_proto::{LeaseId, Revision};
 use quorate_server::config::Start;
+use quorate_server::consensus::Haste;
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::error::{ConsensusError, Happened};
 use quorate_state::command::{Command, Delete, Expect, Span};
@@ -91,7 +92,7 @@ async fn the_leader_is_killed_under_load_and_every_write_is_applied_once() {
             let consensus = consensus.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(n * 3)).await;
-                consensus.propose(put(&format!("/k/{n}"), "v", Some(request(7, n))), soon()).await
+                consensus.propose(put(&format!("/k/{n}"), "v", Some(request(7, n))), Haste::AtOnce, soon()).await
             })
         })
         .collect();
@@ -304,7 +305,7 @@ async fn digest_a_member_that_differs_from_the_majority_steps_out() {
     }
     let refused = peers[leader(&peers).await].consensus();
     let soon = Instant::now() + Duration::from_millis(500);
-    let error = refused.propose(put("/b", "1", None), soon).await.unwrap_err();
+    let error = refused.propose(put("/b", "1", None), Haste::AtOnce, soon).await.unwrap_err();
     assert_eq!(error.happened(), quorate_server::error::Happened::No, "{error}");
 
     let wrong = (leader(&peers).await + 1) % 3;
@@ -349,7 +350,7 @@ async fn an_append_that_cannot_be_read_is_refused_and_the_member_goes_on() {
 
 /// A scrub at all members: its log index, and the hash of each.
 async fn scrub(peers: &[Peer]) -> (u64, Vec<u64>) {
-    let asked = peers[0].consensus().propose(bare(Command::Scrub), soon()).await.unwrap();
+    let asked = peers[0].consensus().propose(bare(Command::Scrub), Haste::AtOnce, soon()).await.unwrap();
     let hashes = futures::future::join_all(peers.iter().map(|peer| peer.scrubbed(asked.log_index))).await;
     (asked.log_index, hashes)
 }
@@ -374,7 +375,7 @@ async fn three_with_a_past(root: &tempfile::TempDir) -> Vec<Peer> {
         Command::Delete(delete),
         Command::Compact { revision: Revision(25), only_forward: false },
     ] {
-        peers[0].consensus().propose(bare(command), soon()).await.unwrap().outcome.result.unwrap();
+        peers[0].consensus().propose(bare(command), Haste::AtOnce, soon()).await.unwrap().outcome.result.unwrap();
     }
     for peer in &peers {
         assert!(peer.get("/k/1").await.is_none());
@@ -453,7 +454,7 @@ async fn the_state_version_rises_once_all_members_know_the_next() {
     let first = all[0].id();
     all[1].consensus().transfer_leader(Some(first), soon()).await.unwrap();
     for n in 0..6 {
-        let refused = all[n % 3].consensus().propose(bare(Command::Scrub), soon()).await.unwrap_err();
+        let refused = all[n % 3].consensus().propose(bare(Command::Scrub), Haste::AtOnce, soon()).await.unwrap_err();
         assert!(matches!(refused, ConsensusError::StateVersion { needed: 2, in_force: 1 }), "{refused:?}");
         assert_eq!(refused.happened(), Happened::No);
         assert!(refused.to_string().contains("upgrade all members first"), "{refused}");

@@ -21,8 +21,8 @@ use super::errors::{Refusal, Trouble};
 use super::limits::DEADLINE_DEFAULT;
 use super::request_ids::RequestIds;
 use crate::config::Limits;
-use crate::consensus::Consensus;
 use crate::consensus::state_dir::Opened;
+use crate::consensus::{Consensus, Haste};
 use crate::error::{ConsensusError, Happened};
 use crate::pump::Pumps;
 use crate::recipes::Lines;
@@ -176,10 +176,20 @@ impl Rooms {
 
     /// Proposes a command and gives what was done, or why not.
     pub async fn write(&self, id: Option<RequestId>, command: Command, deadline: Instant) -> Result<Written, Trouble> {
+        self.write_in(Haste::AtOnce, id, command, deadline).await
+    }
+
+    async fn write_in(
+        &self,
+        haste: Haste,
+        id: Option<RequestId>,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Written, Trouble> {
         let minted = id.is_none().then(|| self.ids.mint(self.hub.log_index()));
         let request = id.or_else(|| minted.as_ref().map(|minted| minted.id));
         let envelope = Envelope { request, principal: Principal::default(), command };
-        let proposed = self.relayed(self.consensus.propose(envelope, deadline)).await?;
+        let proposed = self.relayed(self.consensus.propose(envelope, haste, deadline)).await?;
         let header = self.header_in_term(proposed.outcome.revision, proposed.term);
         let done = proposed.outcome.result?;
         Ok(Written { header, done, replayed: proposed.outcome.replayed, log_index: proposed.log_index })
@@ -196,13 +206,18 @@ impl Rooms {
 
     /// Proposes a command until its outcome is known, as long as `patience` at most: what may have happened is asked for
     /// again under the same id, which cannot make it happen twice.
-    pub async fn write_to_the_end(&self, command: Command, patience: Duration) -> Result<Written, Trouble> {
+    pub async fn write_to_the_end(
+        &self,
+        command: Command,
+        haste: Haste,
+        patience: Duration,
+    ) -> Result<Written, Trouble> {
         let minted = self.ids.mint(self.hub.log_index());
         let end = Instant::now() + patience;
         let mut unknown = None;
         loop {
             let deadline = end.min(super::deadline::after(DEADLINE_DEFAULT));
-            let error = match self.write(Some(minted.id), command.clone(), deadline).await {
+            let error = match self.write_in(haste, Some(minted.id), command.clone(), deadline).await {
                 Err(Trouble::Consensus(error)) => error,
                 done => return done,
             };

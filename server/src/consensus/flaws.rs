@@ -10,7 +10,7 @@ use quorate_state::command::{Command, Expect, Owner, Put};
 use quorate_state::outcome::{Done, Outcome, PutDone};
 
 use crate::consensus::Proposed;
-use crate::consensus::proposer::Answer;
+use crate::consensus::intake::Answer;
 
 /// Answers plain puts as if they were decided already, and gives the other answers, none if they all were.
 pub fn foretell(envelopes: &[Bytes], answers: Vec<Answer>, term: u64, revision: i64) -> Vec<Answer> {

@@ -17,13 +17,13 @@ use quorate_proto::{LeaseId, MemberId};
 use tokio::runtime::{Handle, Id};
 use tokio::time::Instant;
 
-use crate::consensus::Proposed;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::forward_lane::{Duties, Lane, LaneTask, no_quorum};
 use crate::consensus::forward_wire::{self as wire, Answer};
 use crate::consensus::leader_end::LinkEnd;
 use crate::consensus::links::Links;
 use crate::consensus::peers::{MembershipChange, Peers};
+use crate::consensus::{Haste, Proposed};
 use crate::error::{ConsensusError, Happened};
 use crate::sync::watch;
 use crate::tasks::{Task, Tasks};
@@ -71,9 +71,20 @@ impl Forwarder {
         lost: Happened,
         deadline: Instant,
     ) -> Result<Answer, ConsensusError> {
-        let ticket = match self.shared.lane_here().try_send(leader, &asked, deadline)? {
+        self.ask_in(Haste::AtOnce, leader, asked, lost, deadline).await
+    }
+
+    async fn ask_in(
+        &self,
+        haste: Haste,
+        leader: MemberId,
+        asked: Asked,
+        lost: Happened,
+        deadline: Instant,
+    ) -> Result<Answer, ConsensusError> {
+        let ticket = match self.shared.lane_here().try_send(leader, &asked, haste, deadline)? {
             Some(ticket) => ticket,
-            None => self.shared.main.send(leader, asked, deadline).await?,
+            None => self.shared.main.send(leader, asked, haste, deadline).await?,
         };
         ticket.answer(lost, deadline).await
     }
@@ -102,10 +113,11 @@ impl Peers for Forwarder {
         &self,
         leader: MemberId,
         envelope: Bytes,
+        haste: Haste,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Proposed, ConsensusError>> {
         Box::pin(async move {
-            match self.ask(leader, Asked::Command(envelope), Happened::Unknown, deadline).await? {
+            match self.ask_in(haste, leader, Asked::Command(envelope), Happened::Unknown, deadline).await? {
                 Answer::Command(done) => Ok(done),
                 _ => Err(misfit(Happened::Unknown)),
             }

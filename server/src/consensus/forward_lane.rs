@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Streaming;
 
+use crate::consensus::Haste;
 use crate::consensus::disk_watch::DiskSpace;
 use crate::consensus::forward_queue::{ForwardQueue, Refused};
 use crate::consensus::forward_wire::{self as wire, Answer};
@@ -122,16 +123,17 @@ impl Lane {
         self: &Arc<Self>,
         leader: MemberId,
         asked: Asked,
+        haste: Haste,
         deadline: Instant,
     ) -> Result<Ticket, ConsensusError> {
         let mut moved = self.moved.subscribe();
-        if let Some(ticket) = self.try_send(leader, &asked, deadline)? {
+        if let Some(ticket) = self.try_send(leader, &asked, haste, deadline)? {
             return Ok(ticket);
         }
         let patience = deadline.min(Instant::now() + self.patience);
         // Whether it moved or not, the second look decides.
         let _ = tokio::time::timeout_at(patience, moved.changed()).await;
-        if let Some(ticket) = self.try_send(leader, &asked, deadline)? {
+        if let Some(ticket) = self.try_send(leader, &asked, haste, deadline)? {
             return Ok(ticket);
         }
         let reason = self.link.lock().reason.clone();
@@ -143,6 +145,7 @@ impl Lane {
         self: &Arc<Self>,
         leader: MemberId,
         asked: &Asked,
+        haste: Haste,
         deadline: Instant,
     ) -> Result<Option<Ticket>, ConsensusError> {
         let mut link = self.link.lock();
@@ -157,7 +160,8 @@ impl Lane {
         let left = deadline.saturating_duration_since(Instant::now());
         let tag = link.next_tag;
         let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-        match stream.try_send(ForwardRequest { tag, timeout_ms, request: Some(asked.clone()) }) {
+        let with_others = haste == Haste::WithOthers;
+        match stream.try_send(ForwardRequest { tag, timeout_ms, request: Some(asked.clone()), with_others }) {
             Ok(()) => {}
             Err(Refused::Full) => return Err(full),
             Err(Refused::Closed) => return Ok(None),
@@ -346,7 +350,7 @@ impl LaneTask {
             tick.tick().await;
             let request = Some(Asked::FreeBytes(duties.disk.free_bytes()));
             // A full queue can do without.
-            let report = ForwardRequest { tag: u64::MAX, timeout_ms: 0, request };
+            let report = ForwardRequest { tag: u64::MAX, timeout_ms: 0, request, with_others: false };
             if requests.try_send(report) == Err(Refused::Closed) {
                 return "the stream to the leader has ended".to_owned();
             }

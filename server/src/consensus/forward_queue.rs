@@ -78,7 +78,8 @@ mod tests {
     use super::*;
 
     fn command(bytes: usize) -> ForwardRequest {
-        ForwardRequest { tag: 1, timeout_ms: 1, request: Some(Asked::Command(Bytes::from(vec![0; bytes]))) }
+        let request = Some(Asked::Command(Bytes::from(vec![0; bytes])));
+        ForwardRequest { tag: 1, timeout_ms: 1, request, with_others: false }
     }
 
     #[tokio::test]

@@ -18,11 +18,11 @@ use quorate_proto::{LeaseId, MemberId};
 use tokio::time::{Instant, Interval};
 use tonic::{Status, Streaming};
 
-use crate::consensus::Consensus;
 use crate::consensus::forward::Forwarder;
 use crate::consensus::forward_lane::OUTSTANDING_MAX;
 use crate::consensus::forward_wire::{Answer, decode_change, encode_response};
 use crate::consensus::links::{LocalMember, index, removal};
+use crate::consensus::{Consensus, Haste};
 use crate::error::{ConsensusError, Happened};
 use crate::tasks::Tasks;
 
@@ -86,16 +86,18 @@ impl ForwardServer {
     fn work(&self, request: ForwardRequest) -> BoxFuture<'static, ForwardResponse> {
         let (tag, server) = (request.tag, self.clone());
         let deadline = Instant::now() + Duration::from_millis(request.timeout_ms).min(TIMEOUT_MAX);
+        // One that is not told otherwise is in a hurry: a member that runs an older program says nothing.
+        let haste = if request.with_others { Haste::WithOthers } else { Haste::AtOnce };
         Box::pin(async move {
-            let answer = server.answer(request.request, deadline).await;
+            let answer = server.answer(request.request, haste, deadline).await;
             encode_response(tag, answer.unwrap_or_else(Answer::Failed))
         })
     }
 
-    async fn answer(&self, asked: Option<Asked>, deadline: Instant) -> Result<Answer, ConsensusError> {
+    async fn answer(&self, asked: Option<Asked>, haste: Haste, deadline: Instant) -> Result<Answer, ConsensusError> {
         let consensus = &self.consensus;
         Ok(match asked {
-            Some(Asked::Command(envelope)) => Answer::Command(consensus.propose_here(envelope, deadline).await?),
+            Some(Asked::Command(envelope)) => Answer::Command(consensus.propose_here(envelope, haste, deadline).await?),
             Some(Asked::Barrier(_)) => Answer::Barrier(consensus.barrier_here(deadline).await?),
             Some(Asked::KeepAlive(asked)) => match LeaseId::new(asked.lease_id) {
                 Some(lease) => Answer::KeepAlive(consensus.keep_alive_here(lease, deadline).await?),

@@ -28,7 +28,7 @@ use crate::consensus::scrub::Scrubs;
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::state_dir::Opened;
 use crate::consensus::types::Raft;
-use crate::consensus::{Leadership, LeaseClock, Proposed};
+use crate::consensus::{Haste, Leadership, LeaseClock, Proposed};
 use crate::error::{ConsensusError, Happened};
 use crate::store_rocks::RocksStore;
 use crate::sync::watch;
@@ -76,15 +76,20 @@ pub(super) enum Where {
 impl Consensus {
     /// Proposes, here or at the leader. Safe to cancel: a command that waits here and was not packed yet is not
     /// proposed; one that was forwarded may still be.
-    pub async fn propose(&self, envelope: Envelope, deadline: Instant) -> Result<Proposed, ConsensusError> {
+    pub async fn propose(
+        &self,
+        envelope: Envelope,
+        haste: Haste,
+        deadline: Instant,
+    ) -> Result<Proposed, ConsensusError> {
         let repeatable = envelope.request.is_some();
-        let proposal = Proposal::new(&envelope);
+        let proposal = Proposal::new(&envelope, haste);
         drop(envelope);
         let attempt = |at: Where| {
             let proposal = proposal.clone();
             let attempt: BoxFuture<'_, _> = match at {
                 Where::Here => Box::pin(self.pack(proposal, deadline)),
-                Where::At(leader) => self.parts.peers.command(leader, proposal.envelope().clone(), deadline),
+                Where::At(leader) => self.parts.peers.command(leader, proposal.envelope().clone(), haste, deadline),
             };
             attempt
         };
@@ -92,8 +97,13 @@ impl Consensus {
     }
 
     /// Proposes an encoded envelope at this member, which must lead.
-    pub async fn propose_here(&self, envelope: Bytes, deadline: Instant) -> Result<Proposed, ConsensusError> {
-        self.pack(Proposal::received(envelope)?, deadline).await
+    pub async fn propose_here(
+        &self,
+        envelope: Bytes,
+        haste: Haste,
+        deadline: Instant,
+    ) -> Result<Proposed, ConsensusError> {
+        self.pack(Proposal::received(envelope, haste)?, deadline).await
     }
 
     async fn pack(&self, proposal: Proposal, deadline: Instant) -> Result<Proposed, ConsensusError> {
@@ -111,7 +121,7 @@ impl Consensus {
         envelope: Envelope,
         deadline: Instant,
     ) -> Result<Proposed, ConsensusError> {
-        self.parts.proposer.propose(Proposal::new(&envelope), Some(term), deadline).await
+        self.parts.proposer.propose(Proposal::new(&envelope, Haste::AtOnce), Some(term), deadline).await
     }
 
     /// Once it returns, the local state includes everything acknowledged anywhere before the call.

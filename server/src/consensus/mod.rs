@@ -27,6 +27,7 @@ pub mod forward_wire;
 mod gathering;
 pub mod handle;
 pub mod hot;
+mod intake;
 pub mod leader_end;
 pub mod links;
 pub mod log;
@@ -55,6 +56,7 @@ pub mod status;
 pub mod types;
 
 pub use handle::Consensus;
+pub use intake::Haste;
 pub use start::{Params, StartError};
 
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use quorate_proto::{LeaseId, MemberId};
 use tokio::time::Instant;
 
-use crate::consensus::{Member, Proposed};
+use crate::consensus::{Haste, Member, Proposed};
 use crate::error::ConsensusError;
 
 /// Carries requests of this member to the leader. At the other end they meet the `*_here` methods of `Consensus`.
@@ -18,6 +18,7 @@ pub trait Peers: Send + Sync + 'static {
         &self,
         leader: MemberId,
         envelope: Bytes,
+        haste: Haste,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Proposed, ConsensusError>>;
 

@@ -3,14 +3,14 @@
 //!
 //! Invariants:
 //! - One entry is in flight at this leader; the next fills meanwhile. Before sealing, the task waits for those who come
-//!   again at once (see `gathering`), and yields a few times so that ready sockets can join.
+//!   again at once (see `gathering`), and yields a few times so that ready sockets can join. What is in no hurry waits for
+//!   what is (see `intake`).
 //! - A command is either claimed by the proposer, then its fate is the entry's, or by its caller (gone, or past its
 //!   deadline), then it is never proposed. So "not proposed" can be said for certain.
 //! - A command above the state version in force is refused before it is queued: a member might not know it.
 //! - What cannot be read is refused before it is queued: an entry that apply cannot read would stop every member.
 //! - A batch belongs to one term: stamped while leading in it, refused before append when another has begun.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,6 +33,7 @@ use crate::consensus::backlog::Backlog;
 use crate::consensus::disk_watch::{DiskSpace, grows};
 use crate::consensus::flaws;
 use crate::consensus::gathering::Gathering;
+use crate::consensus::intake::{Answer, Haste, Intake, Waiting};
 use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
 use crate::consensus::{Leadership, Proposed};
@@ -64,9 +65,7 @@ pub struct ProposerHandle {
 
 /// The task.
 pub struct Proposer {
-    queue: mpsc::Receiver<Waiting>,
-    /// Taken from the queue, but did not fit into the last batch.
-    over: VecDeque<Waiting>,
+    intake: Intake,
     gathering: Gathering,
     context: ProposerContext,
 }
@@ -97,23 +96,24 @@ pub struct Proposal {
     grows: bool,
     /// State version from which on it may be proposed.
     since: u32,
+    haste: Haste,
 }
 
 impl Proposal {
     /// A command of this member.
-    pub fn new(envelope: &Envelope) -> Self {
-        Self::of(encode_envelope(envelope), &envelope.command)
+    pub fn new(envelope: &Envelope, haste: Haste) -> Self {
+        Self::of(encode_envelope(envelope), &envelope.command, haste)
     }
 
-    fn of(envelope: Bytes, command: &Command) -> Self {
-        Self { envelope, grows: grows(command), since: since(command) }
+    fn of(envelope: Bytes, command: &Command, haste: Haste) -> Self {
+        Self { envelope, grows: grows(command), since: since(command), haste }
     }
 
     /// A command that another member sent. One that cannot be read must never be packed: apply could not pass over it,
     /// and every member would stop at it.
-    pub fn received(envelope: Bytes) -> Result<Self, ConsensusError> {
+    pub fn received(envelope: Bytes, haste: Haste) -> Result<Self, ConsensusError> {
         match decode_envelope(&envelope) {
-            Ok(read) => Ok(Self::of(envelope, &read.command)),
+            Ok(read) => Ok(Self::of(envelope, &read.command, haste)),
             Err(error) => Err(ConsensusError::MemberFailed {
                 reason: format!("it leads and cannot read the command ({error}); does it run an older program?"),
                 happened: Happened::No,
@@ -125,17 +125,6 @@ impl Proposal {
     pub fn envelope(&self) -> &Bytes {
         &self.envelope
     }
-}
-
-pub(super) type Answer = oneshot::Sender<Result<Proposed, ConsensusError>>;
-
-struct Waiting {
-    envelope: Bytes,
-    /// Whether it may make the store larger.
-    grows: bool,
-    term: Option<u64>,
-    claimed: Arc<AtomicBool>,
-    answer: Answer,
 }
 
 /// Commands that will be one entry.
@@ -181,7 +170,7 @@ impl ProposerHandle {
     pub fn new(context: ProposerContext) -> (Self, Proposer) {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let (backlog, applied) = (context.backlog.clone(), context.applied.clone());
-        let proposer = Proposer { queue, over: VecDeque::new(), gathering: Gathering::default(), context };
+        let proposer = Proposer { intake: Intake::new(queue), gathering: Gathering::default(), context };
         (Self { queue: sender, backlog, applied }, proposer)
     }
 
@@ -193,7 +182,7 @@ impl ProposerHandle {
         term: Option<u64>,
         deadline: Instant,
     ) -> Result<Proposed, ConsensusError> {
-        let Proposal { envelope, grows, since } = proposal;
+        let Proposal { envelope, grows, since, haste } = proposal;
         if since > FIRST {
             // It only rises: what passes here is still within it when it is applied.
             let in_force = self.applied.borrow().state_version;
@@ -211,7 +200,8 @@ impl ProposerHandle {
             self.backlog.remove(bytes);
             return Err(overloaded());
         }
-        let waiting = Waiting { envelope, grows, term, claimed: caller.0.clone(), answer };
+        let patient_until = haste.patient_until();
+        let waiting = Waiting { envelope, grows, term, claimed: caller.0.clone(), answer, patient_until };
         if let Err(error) = self.queue.try_send(waiting) {
             self.backlog.remove(bytes);
             return Err(match error {
@@ -241,19 +231,15 @@ impl Proposer {
     /// Works until the member stops.
     pub async fn run(mut self, tasks: Tasks) -> Result<(), std::convert::Infallible> {
         loop {
-            let first = if let Some(first) = self.over.pop_front() {
-                first
-            } else {
-                tokio::select! {
-                    biased;
-                    first = self.queue.recv() => match first { Some(first) => first, None => return Ok(()) },
-                    () = tasks.stopped() => return Ok(()),
-                }
+            let first = tokio::select! {
+                biased;
+                first = self.intake.first() => match first { Some(first) => first, None => return Ok(()) },
+                () = tasks.stopped() => return Ok(()),
             };
             let batch = self.fill(first).await;
             let (commands, sealed) = (batch.len(), Instant::now());
             self.propose(batch, tasks.wall_ms()).await;
-            self.gathering.answered(commands, sealed.elapsed(), self.over.len() + self.queue.len());
+            self.gathering.answered(commands, sealed.elapsed(), self.intake.len());
         }
     }
 
@@ -261,7 +247,7 @@ impl Proposer {
         let mut batch = Batch { bytes: first.envelope.len(), commands: vec![first] };
         self.gather(&mut batch).await;
         for _ in 0..YIELDS {
-            if !self.over.is_empty() || batch.is_full() {
+            if self.intake.is_over() || batch.is_full() {
                 break;
             }
             tokio::task::yield_now().await;
@@ -274,34 +260,30 @@ impl Proposer {
     async fn gather(&mut self, batch: &mut Batch) {
         self.take(batch);
         let wanted = self.gathering.wanted();
-        let is_ready = |batch: &Batch, over: &VecDeque<Waiting>| {
-            batch.commands.len() >= wanted || batch.is_full() || !over.is_empty()
-        };
-        if is_ready(batch, &self.over) {
+        let is_ready =
+            |batch: &Batch, intake: &Intake| batch.commands.len() >= wanted || batch.is_full() || intake.is_over();
+        if is_ready(batch, &self.intake) {
             return;
         }
         let began = Instant::now();
         let mut timer = std::pin::pin!(tokio::time::sleep_until(began + self.gathering.patience()));
-        while !is_ready(batch, &self.over) {
+        while !is_ready(batch, &self.intake) {
             tokio::select! {
                 biased;
-                next = self.queue.recv() => match next {
-                    Some(next) => self.over.push_back(next),
-                    None => break,
-                },
+                is_there = self.intake.another() => if !is_there { break },
                 () = &mut timer => break,
             }
             self.take(batch);
         }
-        self.gathering.waited(is_ready(batch, &self.over), began.elapsed());
+        self.gathering.waited(is_ready(batch, &self.intake), began.elapsed());
     }
 
     /// Takes what is here, as far as it fits.
     fn take(&mut self, batch: &mut Batch) {
         while !batch.is_full() {
-            let Some(next) = self.over.pop_front().or_else(|| self.queue.try_recv().ok()) else { return };
+            let Some(next) = self.intake.next() else { return };
             if let Err(next) = batch.add(next) {
-                self.over.push_front(next);
+                self.intake.put_back(next);
                 return;
             }
         }
@@ -430,10 +412,10 @@ mod tests {
             limit: None,
         };
         let envelope = Envelope { request: None, principal: Principal::default(), command: Command::Delete(delete) };
-        let encoded = Proposal::new(&envelope).envelope;
-        assert!(Proposal::received(encoded.clone()).is_ok());
+        let encoded = Proposal::new(&envelope, Haste::AtOnce).envelope;
+        assert!(Proposal::received(encoded.clone(), Haste::AtOnce).is_ok());
         for cut in 0..encoded.len() {
-            let error = Proposal::received(encoded.slice(..cut)).unwrap_err();
+            let error = Proposal::received(encoded.slice(..cut), Haste::AtOnce).unwrap_err();
             assert_eq!(error.happened(), Happened::No, "{error}");
         }
     }

@@ -24,6 +24,7 @@ use super::lines::Word;
 use super::look::{Contest, Look};
 use super::place::{Attempt, Bid, Fate, Place, Standing};
 use crate::api::{Trouble, Weight, deadline_default};
+use crate::consensus::Haste;
 use crate::error::{ConsensusError, Happened};
 
 /// How often what others change meanwhile is decided anew.
@@ -83,7 +84,7 @@ impl Acquiring<'_> {
     /// Joins a hold of the same lease and owner, or holds at once when nobody is there.
     async fn reenter(&self, owner: &str) -> Result<Option<Held>, RecipeError> {
         let call = &self.attempt.call;
-        let placed = self.put(self.wanted.bid.txn(self.contest, call.as_of(), false)).await?;
+        let placed = self.put(self.wanted.bid.txn(self.contest, call.as_of(), false), Haste::AtOnce).await?;
         if placed.standing == Standing::Alone {
             return Ok(Some(self.granted(placed)));
         }
@@ -154,7 +155,8 @@ impl Acquiring<'_> {
             if !look.line.would_admit(self.wanted.claim) {
                 return Err(self.busy());
             }
-            let place = self.put(self.wanted.bid.txn_unchanged_since(self.contest, look.revision)).await?;
+            let txn = self.wanted.bid.txn_unchanged_since(self.contest, look.revision);
+            let place = self.put(txn, Haste::AtOnce).await?;
             if place.standing == Standing::Alone {
                 return Ok(self.granted(place));
             }
@@ -166,7 +168,8 @@ impl Acquiring<'_> {
 
     /// An earlier attempt holds already: it is made this one's, so that nobody takes it back.
     async fn have_again(&self, token: Revision) -> Result<Held, RecipeError> {
-        let place = self.put(self.wanted.bid.txn(self.contest, self.attempt.call.as_of(), true)).await?;
+        let txn = self.wanted.bid.txn(self.contest, self.attempt.call.as_of(), true);
+        let place = self.put(txn, Haste::AtOnce).await?;
         if place.standing == Standing::Alone {
             return Ok(self.granted(place));
         }
@@ -182,7 +185,10 @@ impl Acquiring<'_> {
 
     /// Takes a place, and waits for its turn.
     async fn queue(&self) -> Result<Held, RecipeError> {
-        let place = self.put(self.wanted.bid.txn(self.contest, self.attempt.call.as_of(), true)).await?;
+        // Behind others nothing is gained by being there a moment sooner.
+        let others_wait = self.contest.rooms.lines.is_waited_in(self.contest);
+        let haste = if others_wait { Haste::WithOthers } else { Haste::AtOnce };
+        let place = self.put(self.wanted.bid.txn(self.contest, self.attempt.call.as_of(), true), haste).await?;
         if place.standing == Standing::Alone {
             return Ok(self.granted(place));
         }
@@ -305,8 +311,8 @@ impl Acquiring<'_> {
         }
     }
 
-    async fn put(&self, txn: Txn) -> Result<Place, RecipeError> {
-        self.placed(self.attempt.put(&self.wanted.bid.put.key, txn)).await
+    async fn put(&self, txn: Txn, haste: Haste) -> Result<Place, RecipeError> {
+        self.placed(self.attempt.put(&self.wanted.bid.put.key, txn, haste)).await
     }
 
     async fn placed(&self, put: oneshot::Receiver<Result<Place, Trouble>>) -> Result<Place, RecipeError> {

@@ -6,7 +6,7 @@
 //! - What waits on its way to a follower is bounded.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -62,6 +62,8 @@ pub struct Followed {
     /// Who leads, if it is an election.
     pub leaders: Arc<Leaders>,
     contest: Contest,
+    /// How many wait for a word.
+    waiting: AtomicUsize,
 }
 
 /// Somebody waits for a key to hold.
@@ -104,9 +106,18 @@ impl Lines {
         let leaders = Arc::new(Leaders::default());
         let follower = Follower::new(contest.clone(), asked, Arc::clone(&leaders));
         contest.rooms.tasks.spawn(Task::Line, &Handle::current(), follower.run());
-        let line = Arc::new(Followed { asks, leaders, contest: contest.clone() });
+        let line = Arc::new(Followed { asks, leaders, contest: contest.clone(), waiting: AtomicUsize::new(0) });
         lines.insert(of, Arc::downgrade(&line));
         line
+    }
+
+    /// Whether somebody waits here for a hold of this name, as far as is known.
+    pub fn is_waited_in(&self, contest: &Contest) -> bool {
+        let lines = self.followed.lock();
+        let line = lines.get(&(contest.kind, contest.name.clone())).and_then(Weak::upgrade);
+        // Dropping the last one takes the lock again.
+        drop(lines);
+        line.is_some_and(|line| line.waiting.load(Ordering::Relaxed) > 0)
     }
 
     /// How many lines are followed.
@@ -148,10 +159,27 @@ impl Counts {
 impl Followed {
     /// Asks to be told when the contender holds. `None`: the follower has ended, with its member.
     pub(super) async fn word(&self, key: &Key, placed: Revision, claim: Claim) -> Option<Word> {
+        let _waits = Waits::begun(&self.waiting);
         let (word, told) = oneshot::channel();
         let ask = Ask { key: key.clone(), placed, claim, checked: false, word };
         self.asks.send(ask).await.ok()?;
         told.await.ok()
+    }
+}
+
+/// Counts one who waits, until dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begun(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

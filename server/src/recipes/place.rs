@@ -27,6 +27,7 @@ use super::contender::Document;
 use super::holds;
 use super::look::Contest;
 use crate::api::{Trouble, unexpected};
+use crate::consensus::Haste;
 use crate::tasks::Task;
 
 /// How long a caller whose connection broke has to ask again.
@@ -167,8 +168,8 @@ impl Attempt {
     }
 
     /// Writes `txn`, which puts or keeps the contender `key`. The write goes on when the answer is not waited for.
-    pub fn put(&self, key: &Key, txn: Txn) -> oneshot::Receiver<Result<Place, Trouble>> {
-        self.write(key, txn, |done, revision| {
+    pub fn put(&self, key: &Key, txn: Txn, haste: Haste) -> oneshot::Receiver<Result<Place, Trouble>> {
+        self.write(key, txn, haste, |done, revision| {
             let standing = standing(done);
             let undo = match standing {
                 Standing::Alone | Standing::Queued | Standing::TakenOver => Undo::Delete(revision),
@@ -187,7 +188,7 @@ impl Attempt {
         let txn = Txn { compares: vec![unchanged(seen)], then: vec![TxnOp::Put(put)], otherwise: Vec::new() };
         // Else it may be a later attempt's.
         let is_before = seen.meta.mod_revision <= self.call.as_of();
-        self.write(&seen.key, txn, move |done, put| match done.succeeded {
+        self.write(&seen.key, txn, Haste::AtOnce, move |done, put| match done.succeeded {
             true if was_there && !is_before => (Standing::There, Undo::Nothing),
             true => (Standing::TakenOver, Undo::Release { acquire, put }),
             false => (Standing::Refused, Undo::Nothing),
@@ -198,13 +199,14 @@ impl Attempt {
         &self,
         key: &Key,
         txn: Txn,
+        haste: Haste,
         read: impl FnOnce(&TxnDone, Revision) -> (Standing, Undo) + Send + 'static,
     ) -> oneshot::Receiver<Result<Place, Trouble>> {
         let (answer, answered) = oneshot::channel();
         let (attempt, key, runtime) = (self.clone(), key.clone(), Handle::current());
         let rooms = Arc::clone(&self.contest.rooms);
         let write = async move {
-            let written = rooms.write_to_the_end(Command::Txn(txn), OUTCOME_PATIENCE).await;
+            let written = rooms.write_to_the_end(Command::Txn(txn), haste, OUTCOME_PATIENCE).await;
             let placed = written.and_then(|written| match &written.done {
                 Done::Txn(done) => {
                     let revision = Revision(written.header.revision);
@@ -288,7 +290,7 @@ async fn unless_rewritten(
             if Flaw::LateCleanUp.is_put_in() {
                 txn.compares.clear();
             }
-            contest.rooms.write_to_the_end(Command::Txn(txn), OUTCOME_PATIENCE).await?;
+            contest.rooms.write_to_the_end(Command::Txn(txn), Haste::AtOnce, OUTCOME_PATIENCE).await?;
             Ok(())
         }
         _ => Ok(()),

@@ -31,7 +31,7 @@ use quorate_server::consensus::digests::Comparison;
 use quorate_server::consensus::hot::Caches;
 use quorate_server::consensus::leader_end::Verdicts;
 use quorate_server::consensus::snapshotter::SnapshotRules;
-use quorate_server::consensus::{ApplySink, Consensus, Leadership, Member, Proposed};
+use quorate_server::consensus::{ApplySink, Consensus, Haste, Leadership, Member, Proposed};
 use quorate_server::data_dir::{DataDir, DataDirError};
 use quorate_server::error::ConsensusError;
 use quorate_server::sync::watch;
@@ -323,7 +323,7 @@ impl Peer {
     }
 
     pub async fn put_as(&self, key: &str, value: &str, request: Option<RequestId>) -> Result<Proposed, ConsensusError> {
-        self.consensus().propose(put(key, value, request), soon()).await
+        self.consensus().propose(put(key, value, request), Haste::AtOnce, soon()).await
     }
 
     /// A linearizable read.

@@ -27,7 +27,7 @@ use quorate_server::consensus::log_disk::{LogDisk, LogLoad, LogOp, RocksLogDisk}
 use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::consensus::types::Entry;
 use quorate_server::consensus::types::Node;
-use quorate_server::consensus::{ApplySink, Consensus, Leadership, Params, Proposed};
+use quorate_server::consensus::{ApplySink, Consensus, Haste, Leadership, Params, Proposed};
 use quorate_server::error::ConsensusError;
 use quorate_server::tasks::Tasks;
 use quorate_state::command::{Command, Envelope, Expect, Owner, Principal, Put, RequestId};
@@ -213,7 +213,7 @@ impl Cluster {
 
 impl TestMember {
     pub async fn put(&self, key: &str, value: &str, deadline: Instant) -> Result<Proposed, ConsensusError> {
-        self.consensus.propose(put(key, value, None), deadline).await
+        self.consensus.propose(put(key, value, None), Haste::AtOnce, deadline).await
     }
 
     /// What the local store has.

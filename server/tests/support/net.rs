@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use quorate_proto::{LeaseId, MemberId};
 use quorate_server::consensus::peers::{MembershipChange, Peers};
 use quorate_server::consensus::types::{Node, Snapshot, SnapshotDir, TypeConfig, Vote};
-use quorate_server::consensus::{Consensus, Proposed};
+use quorate_server::consensus::{Consensus, Haste, Proposed};
 use quorate_server::error::{ConsensusError, Happened};
 use tokio::time::Instant;
 
@@ -236,9 +236,10 @@ impl Peers for TestPeers {
         &self,
         leader: MemberId,
         envelope: Bytes,
+        haste: Haste,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Proposed, ConsensusError>> {
-        let call = move |target: Consensus| async move { target.propose_here(envelope, deadline).await };
+        let call = move |target: Consensus| async move { target.propose_here(envelope, haste, deadline).await };
         self.forward(leader, deadline, call).boxed()
     }
 

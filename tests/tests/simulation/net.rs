@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use quorate_proto::{LeaseId, MemberId};
 use quorate_server::consensus::peers::{MembershipChange, Peers};
 use quorate_server::consensus::types::{Node, Snapshot, SnapshotDir, TypeConfig, Vote};
-use quorate_server::consensus::{Consensus, Proposed};
+use quorate_server::consensus::{Consensus, Haste, Proposed};
 use quorate_server::error::{ConsensusError, Happened};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -425,6 +425,7 @@ impl Peers for SimPeers {
         &self,
         leader: MemberId,
         envelope: Bytes,
+        haste: Haste,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Proposed, ConsensusError>> {
         let what = message(format!("command of {} bytes", envelope.len()));
@@ -432,7 +433,7 @@ impl Peers for SimPeers {
         let ask = move |target: Consensus| {
             net.commands.notify_waiters();
             let envelope = envelope.clone();
-            async move { target.propose_here(envelope, deadline).await }
+            async move { target.propose_here(envelope, haste, deadline).await }
         };
         self.forward(leader, deadline, what, ask).boxed()
     }
