@@ -21,6 +21,10 @@ use crate::consensus::log_synced::SyncedNote;
 use crate::consensus::state_dir::WAY_BACK;
 use crate::consensus::types::{Entry, LogId, Vote};
 
+/// Bytes of a table in memory, and about those of a write-ahead file.
+const TABLE_BYTES: usize = 8 << 20;
+/// So many write-ahead files that are done with are kept to be written over: tables may fill faster than they are written.
+const WRITE_AHEAD_FILES_KEPT: usize = 3;
 const FORMAT: &[u8] = b"mformat";
 const VOTE: &[u8] = b"mvote";
 const COMMITTED: &[u8] = b"mcommitted";
@@ -101,11 +105,13 @@ impl RocksLogDisk {
         // Entries are written once, read back from the in-memory tail, and purged in order: little memory,
         // no compression, few files.
         // What is in the write buffers is read again from the write-ahead files at the next start.
-        options.set_write_buffer_size(8 << 20);
+        options.set_write_buffer_size(TABLE_BYTES);
         options.set_max_write_buffer_number(3);
         options.set_compression_type(DBCompressionType::None);
         options.set_max_background_jobs(2);
         options.set_max_total_wal_size(24 << 20);
+        // Written over, a file neither grows nor gets blocks, so that a sync has no metadata to wait for.
+        options.set_recycle_log_file_num(WRITE_AHEAD_FILES_KEPT);
         options.set_keep_log_file_num(4);
         options.set_manifest_preallocation_size(64 << 10);
         options.set_max_open_files(256);
@@ -284,7 +290,7 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::types::{EntryPayload, log_id};
+    use crate::consensus::types::{EncodedBatch, EntryPayload, log_id};
 
     fn append(term: u64, index: u64) -> LogOp {
         let entry = Entry { log_id: log_id(term, index), payload: EntryPayload::Blank };
@@ -316,19 +322,91 @@ mod tests {
         assert!(disk.read(0, 9, 1).is_err(), "what was purged is not passed over in silence");
     }
 
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for item in std::fs::read_dir(from).unwrap() {
+            let item = item.unwrap().path();
+            std::fs::copy(&item, to.join(item.file_name().unwrap())).unwrap();
+        }
+    }
+
+    /// An entry that says its index, with so many bytes.
+    fn sized(index: u64, bytes: usize) -> LogOp {
+        let batch = index.to_be_bytes().into_iter().cycle().take(bytes).collect::<Vec<_>>();
+        let entry = Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(EncodedBatch(batch.into())) };
+        LogOp::Append { index, entry: codec::encode_entry(&entry) }
+    }
+
+    /// The write-ahead file that is written to.
+    fn newest(dir: &Path) -> std::path::PathBuf {
+        let files = std::fs::read_dir(dir).unwrap().map(|item| item.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|is| is == "log")).max().unwrap()
+    }
+
+    fn is_as_long_as_a_full_one(file: &Path) -> bool {
+        file.metadata().is_ok_and(|metadata| metadata.len() >= TABLE_BYTES as u64)
+    }
+
+    /// Spoils the last of an entry's bytes, wherever it stands.
+    fn spoil(file: &Path, index: u64) {
+        let mut bytes = std::fs::read(file).unwrap();
+        let said = [index.to_be_bytes(); 4].concat();
+        let at = bytes.windows(said.len()).rposition(|window| window == said).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    }
+
+    /// What such a file still has of before, behind its end, is never taken for the log; and its end is one as any other's.
+    #[test]
+    fn a_file_that_is_written_over_gives_nothing_back_of_what_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, killed, torn) = (dir.path().join("log"), dir.path().join("killed"), dir.path().join("torn"));
+        let disk = RocksLogDisk::open(&path).unwrap();
+        let (mut entries, mut before) = (0, newest(&path));
+        // Until a file that was just begun has its old end, then a little more.
+        loop {
+            disk.write(&[sized(entries, 1 << 19)], true).unwrap();
+            entries += 1;
+            let now = newest(&path);
+            if now != before && is_as_long_as_a_full_one(&now) {
+                break;
+            }
+            assert!(entries < 1_000, "no file is written over");
+            before = now;
+        }
+        let last = entries + 20;
+        for index in entries..=last {
+            disk.write(&[sized(index, 100)], true).unwrap();
+        }
+        // No file comes or goes any more while they are copied.
+        disk.db.cancel_all_background_work(true);
+        copy(&path, &killed);
+        disk.write(&[sized(last + 1, 100)], true).unwrap();
+        copy(&path, &torn);
+        std::fs::copy(killed.join("SYNCED"), torn.join("SYNCED")).unwrap();
+        drop(disk);
+
+        spoil(&newest(&torn), last + 1);
+        for dir in [&killed, &torn] {
+            assert!(is_as_long_as_a_full_one(&newest(dir)), "its old end was copied as well");
+            let found = RocksLogDisk::open(dir).unwrap();
+            assert_eq!(found.load().unwrap().last, Some(log_id(1, last)));
+            let all = found.read(0, u64::MAX, u64::MAX).unwrap();
+            assert!(all.iter().map(|entry| entry.log_id.index).eq(0..=last));
+        }
+        copy(&path, &dir.path().join("spoilt"));
+        let spoilt = dir.path().join("spoilt");
+        spoil(&newest(&spoilt), last);
+        let error = RocksLogDisk::open(&spoilt).map(drop).unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
+
     /// As when a disk that lied, or somebody, took back what was synced: the database itself opens without a word.
     #[test]
     fn what_was_synced_and_is_gone_is_damage_and_what_was_not_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let older = dir.path().join("older");
         let path = dir.path().join("log");
-        let copy = |from: &Path, to: &Path| {
-            std::fs::create_dir_all(to).unwrap();
-            for item in std::fs::read_dir(from).unwrap() {
-                let item = item.unwrap().path();
-                std::fs::copy(&item, to.join(item.file_name().unwrap())).unwrap();
-            }
-        };
         RocksLogDisk::open(&path).unwrap().write(&[append(1, 0)], true).unwrap();
         copy(&path, &older);
         RocksLogDisk::open(&path).unwrap().write(&[append(1, 1)], false).unwrap();
@@ -354,14 +432,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RocksLogDisk::open(dir.path()).unwrap();
         let large = |index| LogOp::Append { index, entry: Bytes::from(vec![7; 1 << 20]) };
-        for index in 0..20 {
+        for index in 0..40 {
             disk.write(&[large(index)], true).unwrap();
         }
-        disk.write(&[LogOp::PurgeThrough(log_id(1, 17))], false).unwrap();
+        disk.write(&[LogOp::PurgeThrough(log_id(1, 37))], false).unwrap();
         disk.reclaim().unwrap();
         let on_disk = |item: io::Result<std::fs::DirEntry>| item.unwrap().metadata().unwrap().len();
         let bytes: u64 = std::fs::read_dir(dir.path()).unwrap().map(on_disk).sum();
-        assert!(bytes < 5 << 20, "{bytes} bytes for two entries of a mebibyte");
+        let kept = (WRITE_AHEAD_FILES_KEPT * (TABLE_BYTES + (1 << 20))) as u64;
+        assert!(bytes < kept + (5 << 20), "{bytes} bytes for two entries of a mebibyte");
         assert!(disk.unflushed_bytes() < 1 << 20);
     }
 
