@@ -14,7 +14,7 @@ use crate::failure::{Result, wrong};
 use crate::fill;
 use crate::keys::first_key;
 use crate::load::answered;
-use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE, UNTOUCHED_KEYS};
+use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE, RUN_IN, UNTOUCHED_KEYS};
 use crate::wire::{self, Client, Connection, Service};
 
 /// Who is measured: a system as one kind of client sees it.
@@ -61,8 +61,8 @@ impl Subject {
 }
 
 impl Stage {
-    /// Starts both clusters, fills them with `keys` keys, and opens all lanes.
-    pub async fn open(places: &Places, keys: u64) -> Result<Self> {
+    /// Starts both clusters, fills them with `keys` keys, writes the first of them anew so many times, and opens all lanes.
+    pub async fn open(places: &Places, keys: u64, run_in: usize) -> Result<Self> {
         let peer = Cluster::start(System::Peer, places).await?;
         let quorate = Cluster::start(System::Quorate, places).await?;
         let mut stage = Self { clusters: [peer, quorate], lanes: Vec::new() };
@@ -70,6 +70,9 @@ impl Stage {
         for subject in [Subject::Peer, Subject::QuorateNative] {
             let connections = stage.connect(subject).await?;
             fill::fill(&connections, keys).await?;
+            for _ in 0..run_in {
+                fill::fill(&connections, keys.min(KEYS)).await?;
+            }
         }
         for subject in [Subject::Peer, Subject::QuorateEtcdWire, Subject::QuorateNative] {
             let address = stage.cluster(subject).members()[0].client_address();
@@ -92,7 +95,7 @@ impl Stage {
 
     /// The same with the keys that most works use.
     pub async fn usual(places: &Places) -> Result<Self> {
-        Self::open(places, KEYS + UNTOUCHED_KEYS).await
+        Self::open(places, KEYS + UNTOUCHED_KEYS, RUN_IN).await
     }
 
     /// The cluster that a subject means.

@@ -126,7 +126,8 @@ pub async fn run(places: &Places, plan: &Plan, selection: &Selection, figures: &
     }
     if selection.has(RESTART) {
         eprintln!("bench: {RESTART}, {} keys", plan.restart_keys);
-        let (mut stage, mut own) = (selection.leave(Stage::open(places, plan.restart_keys).await?), Figures::default());
+        let (mut stage, mut own) =
+            (selection.leave(Stage::open(places, plan.restart_keys, 0).await?), Figures::default());
         for subject in stage.lanes.iter().map(|lane| lane.subject).collect::<Vec<_>>() {
             restart::run(&mut stage, subject, plan, &mut own).await?;
         }
