@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `names.rs`, `document.rs`, `check.rs` | keys, and the JSON at them |
 //! | `register.rs`, `report.rs` | writes |
-//! | `resolve.rs`, `watch.rs` | reads |
+//! | `resolve.rs`, `watch.rs` | reads; `known.rs` has what was read lately |
 //! | `checks/` | health checks that the cluster makes |
 //! | `protection.rs` | suspects itself when most instances of a service expire at once |
 //!
@@ -17,6 +17,7 @@ mod checks;
 mod document;
 mod error;
 mod instance;
+mod known;
 mod names;
 mod protection;
 mod register;
@@ -51,6 +52,7 @@ use crate::api::{Rooms, StoreView, Trouble};
 use crate::tasks::Task;
 use document::Document;
 use instance::Stored;
+use known::Known;
 use protection::Protections;
 
 /// A write that meets others is tried so often.
@@ -60,6 +62,7 @@ const ATTEMPTS_MAX: usize = 16;
 pub struct Discovery {
     rooms: Arc<Rooms>,
     protections: Protections,
+    known: Arc<Known>,
     runtime: Handle,
 }
 
@@ -70,7 +73,8 @@ impl Discovery {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).thread_name("q-found");
         let runtime = rooms.tasks.own_runtime(Task::Discovery, &mut builder)?;
-        let discovery = Arc::new(Self { rooms: Arc::clone(rooms), protections: Protections::default(), runtime });
+        let (protections, known) = (Protections::default(), Arc::default());
+        let discovery = Arc::new(Self { rooms: Arc::clone(rooms), protections, known, runtime });
         let tasks = discovery.rooms.tasks.clone();
         tasks.spawn(Task::Protection, &discovery.runtime, protection::run(Arc::clone(&discovery)));
         tasks.spawn(Task::Checker, &discovery.runtime, checks::run(Arc::clone(&discovery), networks));

@@ -4,6 +4,7 @@
 //! - All of an answer comes from one view, except what is known of expired instances.
 //! - An answer is whole or refused as too large: never silently cut.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Discovery;
 use super::error::DiscoveryError;
-use super::instance;
+use super::known::Known;
 use super::names::{ROOT, ServiceName};
 use super::protection::Protection;
 use super::settings::ServiceSettings;
@@ -138,14 +139,14 @@ impl Discovery {
         filter: &Filter,
         at: Option<Revision>,
     ) -> Result<(Resolved, Revision), DiscoveryError> {
-        let wanted = filter.clone();
+        let (wanted, known) = (filter.clone(), Arc::clone(&self.known));
         let read = self.rooms.read(Weight::Heavy, move |view| {
             let changed = children_revision(view, &wanted.service)?;
             let (mut instances, mut bytes) = (Vec::new(), 0);
-            each(view, &wanted.service, at, |_, instance| {
+            each(view, &known, &wanted.service, at, |_, instance| {
                 if wanted.wants(&instance) {
                     bytes += instance.encoded_len();
-                    instances.push(instance);
+                    instances.push(Arc::unwrap_or_clone(instance));
                 }
                 instances.len() <= INSTANCES_MAX && bytes <= ANSWER_BYTES_MAX
             })?;
@@ -194,11 +195,12 @@ impl Discovery {
         deadline: Instant,
     ) -> Result<Services, DiscoveryError> {
         self.rooms.fresh(options, deadline).await.map_err(DiscoveryError::Refused)?;
-        Ok(self.rooms.read(Weight::Heavy, move |view| services(view, after.clone(), limit)).await?)
+        let known = Arc::clone(&self.known);
+        Ok(self.rooms.read(Weight::Heavy, move |view| services(view, &known, after.clone(), limit)).await?)
     }
 }
 
-fn services(view: &StoreView<'_>, after: Option<Bytes>, limit: usize) -> Result<Services, ReadError> {
+fn services(view: &StoreView<'_>, known: &Known, after: Option<Bytes>, limit: usize) -> Result<Services, ReadError> {
     let dir = Bytes::from_static(ROOT.as_bytes());
     let listed = view.list(&ListQuery { dir, after, limit, with_values: false, revision: None })?;
     let mut page = Services { revision: view.revision(), services: Vec::new(), more_after: None };
@@ -212,7 +214,7 @@ fn services(view: &StoreView<'_>, after: Option<Bytes>, limit: usize) -> Result<
             ..v1::services_response::Service::default()
         };
         let filter = Filter::healthy(name.clone());
-        each(view, &name, None, |_, instance| {
+        each(view, known, &name, None, |_, instance| {
             service.instances += 1;
             service.healthy += u64::from(filter.wants(&instance));
             true
@@ -231,11 +233,12 @@ fn services(view: &StoreView<'_>, after: Option<Bytes>, limit: usize) -> Result<
 /// Visits the instances of a service in order of their ids, until `visit` says false.
 pub(super) fn each(
     view: &StoreView<'_>,
+    known: &Known,
     service: &ServiceName,
     at: Option<Revision>,
-    mut visit: impl FnMut(KeyValue, v1::Instance) -> bool,
+    mut visit: impl FnMut(KeyValue, Arc<v1::Instance>) -> bool,
 ) -> Result<(), ReadError> {
-    scan(view, service.span(), at, |kv| match instance::at(&kv.key, &kv.value, kv.meta) {
+    scan(view, service.span(), at, |kv| match known.at(&kv.key, &kv.value, kv.meta) {
         Some(instance) => visit(kv, instance),
         None => true,
     })

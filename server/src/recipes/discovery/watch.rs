@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use super::Discovery;
 use super::error::DiscoveryError;
-use super::instance;
 use super::names::{Place, ServiceName, place};
 use super::protection::Protection;
 use super::resolve::{Filter, Resolved};
@@ -206,8 +205,8 @@ impl Watching {
     fn event(&mut self, change: &Change, update: &mut Update) {
         let Some(Place::Instance(_, id)) = place(&change.key) else { return };
         let now = match &change.kind {
-            ChangeKind::Put { meta, value } => instance::at(&change.key, value, *meta),
-            ChangeKind::Delete { .. } => self.expired(id),
+            ChangeKind::Put { meta, value } => self.discovery.known.at(&change.key, value, *meta),
+            ChangeKind::Delete { .. } => self.expired(id).map(Arc::new),
         };
         let mod_revision = match &change.kind {
             ChangeKind::Put { meta, .. } => meta.mod_revision.get(),
@@ -225,7 +224,7 @@ impl Watching {
         let before = self.told.insert(id.to_owned(), told);
         // Its end may have been told before this event came.
         if !(instance.expired && before.is_some_and(|before| before.expired)) {
-            update.changed.insert(id.to_owned(), instance);
+            update.changed.insert(id.to_owned(), Arc::unwrap_or_clone(instance));
         }
     }
 
