@@ -315,18 +315,41 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    fn rounds(client: &Client, doubted: bool) -> (Rounds, Arc<Watched>) {
+        let (orders, queue) = mpsc::unbounded_channel();
+        let watched = Arc::new(Watched { id: 1, lost: watch::Sender::new(None), orders });
+        let (key, next) = (Bytes::from_static(b"lock/key"), Revision(12));
+        let entry = Entry { key, token: Token(10), watched: Arc::downgrade(&watched), next, doubted };
+        let shared = Arc::downgrade(client.shared());
+        (Rounds { shared, queue, entries: HashMap::from([(1, entry)]), stream: None, failures: 0 }, watched)
+    }
+
+    /// A member without a quorum opens the stream, and says on it that the watch ends. That counted as a member that works,
+    /// so it was asked again without a pause, as fast as it could say so.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_only_says_that_a_watch_ends_is_asked_again_with_longer_and_longer_pauses() {
+        let fake = Script::default().start();
+        let client = fake.client();
+        let (mut rounds, _watched) = rounds(&client, false);
+        let end = v1::WatchEnd { reason: v1::watch_end::Reason::Unavailable.into(), ..v1::WatchEnd::default() };
+        let ends = v1::WatchResponse { watch_id: 1, end: Some(end), ..v1::WatchResponse::default() };
+        for ended in 1..=3 {
+            assert!(rounds.open().await && rounds.stream.is_some());
+            assert!(rounds.heard(ends.clone()).await && rounds.stream.is_none());
+            assert_eq!(rounds.failures, ended);
+        }
+        assert!(rounds.open().await);
+        assert!(rounds.heard(v1::WatchResponse { watch_id: 1, ..v1::WatchResponse::default() }).await);
+        assert_eq!(rounds.failures, 0, "one that says anything else works");
+    }
+
     /// A client that went while its task opened the stream left a task that kept a thread busy for ever, when a key was to
     /// be looked at then: without a client it could not be, and nothing else was awaited.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_client_that_goes_while_a_key_is_in_doubt_leaves_no_task_behind() {
         let fake = Script::default().start();
         let client = fake.client();
-        let (orders, queue) = mpsc::unbounded_channel();
-        let watched = Arc::new(Watched { id: 1, lost: watch::Sender::new(None), orders });
-        let (key, next) = (Bytes::from_static(b"lock/key"), Revision(12));
-        let entry = Entry { key, token: Token(10), watched: Arc::downgrade(&watched), next, doubted: true };
-        let shared = Arc::downgrade(client.shared());
-        let mut rounds = Rounds { shared, queue, entries: HashMap::from([(1, entry)]), stream: None, failures: 0 };
+        let (mut rounds, _watched) = rounds(&client, true);
         assert!(rounds.open().await && rounds.stream.is_some());
         drop(client);
         let (ended, end) = channel();
