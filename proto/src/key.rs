@@ -54,6 +54,11 @@ impl Key {
         self.0
     }
 
+    /// The smallest byte string greater than `key`.
+    pub fn after(key: &[u8]) -> Vec<u8> {
+        [key, b"\0"].concat()
+    }
+
     /// The smallest byte string greater than every key that starts with `prefix`;
     /// `None` when there is none (`prefix` is empty or all `ff`).
     pub fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
@@ -95,6 +100,11 @@ mod tests {
         assert_eq!(Key::new(&b""[..]), Err(KeyError::Empty));
         assert!(Key::new(vec![0; 4096]).is_ok());
         assert_eq!(Key::new(vec![0; 4097]), Err(KeyError::TooLong { bytes: 4097 }));
+    }
+
+    #[test]
+    fn nothing_lies_between_a_key_and_what_is_after_it() {
+        assert_eq!(Key::after(b"a"), b"a\0", "every longer key that begins with a is this, or greater");
     }
 
     #[test]

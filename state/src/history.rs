@@ -75,7 +75,7 @@ pub(crate) fn below(path: &[u8]) -> Bounds {
 
 /// The stretches of keys that a span means, in order.
 pub(crate) fn bounds_of(span: &Span) -> Vec<Bounds> {
-    let only = |key: &Key| (key.to_bytes(), Some(keys::after(key.as_bytes()).into()));
+    let only = |key: &Key| (key.to_bytes(), Some(Key::after(key.as_bytes()).into()));
     match span {
         Span::Key(key) => vec![only(key)],
         Span::Range { start, end } => vec![(start.clone(), end.clone())],
@@ -156,7 +156,7 @@ fn fetch_newest<R: Read>(
             Ok(found.len() < at_once)
         })?;
         let Some((last, _)) = found.last() else { return Ok(()) };
-        bounds.0 = keys::after(last.as_bytes()).into();
+        bounds.0 = Key::after(last.as_bytes()).into();
         let is_last = found.len() < at_once;
         at_once = FETCHED_AT_ONCE_MAX.min(at_once * 2);
         let stored: Vec<_> = found.iter().map(|(key, meta)| keys::history(key.as_bytes(), meta.mod_revision)).collect();
@@ -244,7 +244,7 @@ impl<C: Cursor, V: FnMut(KeyValue) -> Result<bool, Fault>> HistoryScan<C, V> {
             self.skip_rest();
             if self.seeks >= seeks_max {
                 cov_mark::hit!(range_over_long_history);
-                return Ok(Some(keys::after(&self.key).into()));
+                return Ok(Some(Key::after(&self.key).into()));
             }
         }
         self.cursor.status()?;

@@ -46,7 +46,7 @@ impl<R: Read> View<R> {
         if let [first, .., last] = &*children
             && children.iter().all(|child| !child.is_directory)
         {
-            let bounds = (path_below(dir, &first.name).into(), Some(keys::after(&path_below(dir, &last.name)).into()));
+            let bounds = (path_below(dir, &first.name).into(), Some(Key::after(&path_below(dir, &last.name)).into()));
             let base = path_below(dir, b"").len();
             let (mut next, mut strangers) = (0, 0);
             history::scan_history(&self.read, &bounds, revision, true, |kv| {
@@ -94,7 +94,7 @@ fn newest_children<R: Read>(read: &R, query: &ListQuery) -> Result<Children, Fau
     let prefix = keys::child(&query.dir, b"");
     let mut cursor = read.cursor(true);
     match &query.after {
-        Some(after) => cursor.seek(&keys::after(&keys::child(&query.dir, after))),
+        Some(after) => cursor.seek(&Key::after(&keys::child(&query.dir, after))),
         None => cursor.seek(&prefix),
     }
     let mut children = Vec::new();
@@ -133,7 +133,7 @@ fn past_children<R: Read>(read: &R, query: &ListQuery, revision: Revision) -> Re
         from = match slash {
             // One live path below makes the directory: the rest of it is skipped.
             Some(_) if is_path => [&base[..], name, b"0"].concat().into(),
-            _ => keys::after(key.as_bytes()).into(),
+            _ => Key::after(key.as_bytes()).into(),
         };
     }
     add_prefix_directories(read, &base, &after, revision, wanted, &mut found)?;

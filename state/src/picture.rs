@@ -18,7 +18,6 @@ use imbl::OrdMap;
 use quorate_proto::Key;
 
 use crate::apply::{Applied, LogPosition, Machine};
-use crate::codec::keys;
 use crate::codec::records::Head;
 use crate::command::{RangeQuery, Refine};
 use crate::flaw::Flaw;
@@ -280,7 +279,7 @@ impl Picture {
             if !stays {
                 self.remove(&start);
             }
-            self.hand = keys::after(&start).into();
+            self.hand = Key::after(&start).into();
         }
     }
 }
@@ -336,7 +335,7 @@ impl Found {
         if !is_whole || query.descending || done.kvs.len() >= KEYS_MAX {
             return Vec::new();
         }
-        let upto = done.kvs.last().filter(|_| done.more).map(|last| keys::after(last.key.as_bytes()).into());
+        let upto = done.kvs.last().filter(|_| done.more).map(|last| Key::after(last.key.as_bytes()).into());
         let mut found = Vec::new();
         let mut kvs = &done.kvs[..];
         for (start, end) in history::bounds_of(&query.span) {
@@ -357,7 +356,7 @@ impl Found {
     pub(crate) fn of_key(head: Head, key: &Key, kv: Option<&KeyValue>) -> Self {
         Self {
             head,
-            bounds: (key.to_bytes(), Some(keys::after(key.as_bytes()).into())),
+            bounds: (key.to_bytes(), Some(Key::after(key.as_bytes()).into())),
             kvs: kv.into_iter().cloned().collect(),
         }
     }

@@ -317,7 +317,7 @@ impl<R: Read> View<R> {
     /// Leases in order of their ids, after one of them.
     pub fn leases(&self, after: Option<LeaseId>, limit: usize) -> Result<Vec<(LeaseId, LeaseRecord)>, Fault> {
         let mut cursor = self.read.cursor(true);
-        let start = after.map_or_else(|| vec![keys::table::LEASE], |lease| keys::after(&keys::lease(lease)));
+        let start = after.map_or_else(|| vec![keys::table::LEASE], |lease| Key::after(&keys::lease(lease)));
         cursor.seek(&start);
         let mut leases = Vec::new();
         while let Some((key, value)) = cursor.entry() {

@@ -4,7 +4,7 @@
 //! - No more than one step is in memory, beside what the visitor keeps.
 
 use bytes::Bytes;
-use quorate_proto::Revision;
+use quorate_proto::{Key, Revision};
 use quorate_state::command::{RangeQuery, Span};
 use quorate_state::outcome::KeyValue;
 use quorate_state::view::ReadError;
@@ -30,7 +30,7 @@ pub fn scan(
             ..RangeQuery::all(Span::Range { start, end: Some(end.clone()) })
         };
         let done = view.range(&query)?;
-        let next = done.kvs.last().map(|last| [last.key.as_bytes(), b"\0"].concat());
+        let next = done.kvs.last().map(|last| Key::after(last.key.as_bytes()));
         for kv in done.kvs {
             if !visit(kv) {
                 return Ok(());

@@ -40,11 +40,6 @@ pub(crate) const DIGEST_PREFIX: &[u8] = b"sdigest/";
 /// With the number of the scrub's definition.
 pub(crate) const SCRUB_PREFIX: &[u8] = b"sscrub1/";
 
-/// The first key after `key`, of the store or of a user.
-pub(crate) fn after(key: &[u8]) -> Vec<u8> {
-    [key, b"\0"].concat()
-}
-
 fn with_prefix(table: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + rest.len());
     key.push(table);

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use quorate_proto::Key;
 
 use super::{Cursor, Read, StoreError, Write, WriteBatch};
-use crate::codec::keys::after;
 
 /// Gaps, at most.
 const COUNT_MAX: usize = 16 * 1024;
@@ -75,14 +75,14 @@ impl Gaps {
         if start[..] < *key {
             self.insert(start, key.to_vec());
         }
-        let after = after(key);
+        let after = Key::after(key);
         if after < end {
             self.insert(after, end);
         }
     }
 
     fn went(&mut self, key: &[u8]) {
-        let (mut start, mut end) = (key.to_vec(), after(key));
+        let (mut start, mut end) = (key.to_vec(), Key::after(key));
         if let Some(before) = self.reaching(key).map(|(before, _)| before.clone())
             && let Some(until) = self.remove(&before)
         {
@@ -200,7 +200,7 @@ impl<C: Cursor> Cursor for GappedCursor<'_, C> {
         if self.gaps.borrow().ends.is_empty() {
             return self.cursor.next();
         }
-        let Some(from) = self.cursor.entry().map(|(key, _)| after(key)) else { return };
+        let Some(from) = self.cursor.entry().map(|(key, _)| Key::after(key)) else { return };
         self.advance(&from, C::next);
     }
 

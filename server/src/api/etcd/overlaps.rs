@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use quorate_proto::Key;
 use quorate_proto::etcd::etcdserverpb as pb;
 use quorate_proto::etcd::etcdserverpb::request_op::Request;
 
@@ -24,7 +25,7 @@ struct Deleted<'a> {
 impl<'a> Deleted<'a> {
     fn of(request: &'a pb::DeleteRangeRequest) -> Self {
         let end = match &request.range_end[..] {
-            [] => Some([&request.key[..], b"\0"].concat().into()),
+            [] => Some(Key::after(&request.key).into()),
             [0] => None,
             _ => Some(request.range_end.clone()),
         };

@@ -9,10 +9,9 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::stream::Stream;
-use quorate_proto::Revision;
 use quorate_proto::etcd::etcdserverpb as pb;
+use quorate_proto::{Key, Revision};
 use quorate_state::command::{RangeQuery, Refine, Span};
 use quorate_state::outcome::RangeDone;
 use tokio::time::Instant;
@@ -113,7 +112,7 @@ impl Reader {
     fn after(&self, done: &RangeDone) -> Span {
         match (&self.query.span, done.kvs.last()) {
             (Span::Range { end, .. }, Some(last)) => {
-                Span::Range { start: Bytes::from([last.key.as_bytes(), b"\0"].concat()), end: end.clone() }
+                Span::Range { start: Key::after(last.key.as_bytes()).into(), end: end.clone() }
             }
             (span, _) => span.clone(),
         }
