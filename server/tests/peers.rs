@@ -80,6 +80,19 @@ async fn a_write_goes_to_the_leader_from_the_runtime_on_which_it_is_asked() {
     }
 }
 
+/// Whether it is asked at the leader or elsewhere. One that is in a hurry is mostly done sooner, which is not asserted here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_in_no_hurry_waits_at_the_leader_for_others_but_not_for_ever() {
+    let root = tempfile::tempdir().unwrap();
+    let peers = three(&root).await;
+    for n in 0..12 {
+        let began = Instant::now();
+        let command = put("/a", &n.to_string(), None);
+        peers[n % 3].consensus().propose(command, Haste::WithOthers, soon()).await.unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(2), "{:?}", began.elapsed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed_under_load_and_every_write_is_applied_once() {
     let root = tempfile::tempdir().unwrap();

@@ -48,8 +48,10 @@ pub(super) struct Waiting {
     pub claimed: Arc<AtomicBool>,
     /// Where the outcome goes.
     pub answer: Answer,
-    /// Until when it waits for others.
-    pub patient_until: Option<Instant>,
+    /// How soon it is to be proposed.
+    pub haste: Haste,
+    /// When it came.
+    pub came: Instant,
 }
 
 /// See the module.
@@ -61,10 +63,10 @@ pub(super) struct Intake {
     patient: VecDeque<Waiting>,
 }
 
-impl Haste {
-    /// Until when a command waits that has just come.
-    pub(super) fn patient_until(self) -> Option<Instant> {
-        (self == Self::WithOthers).then(|| Instant::now() + PATIENCE)
+impl Waiting {
+    /// Until when it waits for others.
+    fn patient_until(&self) -> Option<Instant> {
+        (self.haste == Haste::WithOthers).then(|| self.came + PATIENCE)
     }
 }
 
@@ -80,12 +82,12 @@ impl Intake {
             if let Some(first) = self.over.pop_front() {
                 return Some(first);
             }
-            let patience = self.patient.front().and_then(|patient| patient.patient_until);
+            let patience = self.patient.front().and_then(Waiting::patient_until);
             tokio::select! {
                 biased;
                 next = self.queue.recv() => {
                     let next = next?;
-                    if next.patient_until.is_none_or(|until| until <= Instant::now()) {
+                    if next.patient_until().is_none_or(|until| until <= Instant::now()) {
                         return Some(next);
                     }
                     self.patient.push_back(next);
@@ -141,7 +143,8 @@ mod tests {
                 term: None,
                 claimed: Arc::default(),
                 answer: oneshot::channel().0,
-                patient_until: haste.patient_until(),
+                haste,
+                came: Instant::now(),
             };
             self.0.try_send(waiting).ok().unwrap();
         }

@@ -6,7 +6,7 @@
 //! - Every answer has a deadline: a lost one must not wedge the follower for good.
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
-//! - Word of a commit alone, an append without entries, waits for the next append while commands wait for one, or while
+//! - Word of a commit alone, an append without entries, waits for the next append while commands in a hurry wait for one, or while
 //!   the next one mostly comes soon (`rhythm`), at most 2 ms: what follows says all that it says. Else it goes at once.
 //!   Heartbeats and read barriers are on a stream of their own and say what is committed too.
 
@@ -348,7 +348,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendCall<'_, 
             return Some(request);
         }
         let relied = network.rhythm.committed();
-        let follows = relied || !network.backlog.is_empty();
+        let follows = relied || network.backlog.follows_soon();
         if follows && matches!(network.purpose, Purpose::Append) {
             self.held = Some((request, until));
             return None;

@@ -196,14 +196,13 @@ impl ProposerHandle {
         }
         let caller = Caller(Arc::new(AtomicBool::new(false)));
         let (answer, answered) = oneshot::channel();
-        if self.backlog.add(bytes) > QUEUE_BYTES_MAX {
-            self.backlog.remove(bytes);
+        if self.backlog.add(bytes, haste) > QUEUE_BYTES_MAX {
+            self.backlog.remove(bytes, haste);
             return Err(overloaded());
         }
-        let patient_until = haste.patient_until();
-        let waiting = Waiting { envelope, grows, term, claimed: caller.0.clone(), answer, patient_until };
+        let waiting = Waiting { envelope, grows, term, claimed: caller.0.clone(), answer, haste, came: Instant::now() };
         if let Err(error) = self.queue.try_send(waiting) {
-            self.backlog.remove(bytes);
+            self.backlog.remove(bytes, haste);
             return Err(match error {
                 mpsc::error::TrySendError::Full(_) => overloaded(),
                 mpsc::error::TrySendError::Closed(_) => ConsensusError::ShuttingDown,
@@ -318,7 +317,7 @@ impl Proposer {
         let mut answers = Vec::with_capacity(batch.len());
         let mut leading = 0;
         for waiting in batch {
-            self.context.backlog.remove(waiting.envelope.len());
+            self.context.backlog.remove(waiting.envelope.len(), waiting.haste);
             if waiting.claimed.swap(true, Ordering::AcqRel) {
                 continue;
             }

@@ -14,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::*;
 use crate::config::Timing;
+use crate::consensus::Haste;
 use crate::consensus::links::{LocalMember, removal};
 use crate::consensus::types::{Entry, EntryPayload, log_id};
 
@@ -141,7 +142,10 @@ async fn word_of_a_commit_waits_for_the_next_append_only_while_commands_wait() {
     let input = || futures::stream::iter([append(4), append(5), entries(6), entries(7)]);
     let answers = test.network.stream_append(input(), option()).await.unwrap();
     assert_eq!(indexes(answers.collect().await), [4, 5, 6, 7], "nothing waits: all go");
-    test.backlog.add(1);
+    test.backlog.add(1, Haste::WithOthers);
+    let answers = test.network.stream_append(input(), option()).await.unwrap();
+    assert_eq!(indexes(answers.collect().await), [4, 5, 6, 7], "what waits for others is not waited for");
+    test.backlog.add(1, Haste::AtOnce);
     let answers = test.network.stream_append(input(), option()).await.unwrap();
     assert_eq!(indexes(answers.collect().await), [6, 7], "what is committed goes with the entries that follow");
     // Nothing follows, and nothing can; then nothing follows, but might.
