@@ -56,6 +56,12 @@ async fn waiters_are_served_in_the_order_in_which_they_came() {
         assert!(held.token > token, "a token is larger than the one before");
         token = held.token;
     }
+    let unhurried = doors.rooms.lines.cost().unhurried;
+    assert!(unhurried > 0, "who came behind those who wait was in no hurry");
+    acquire(&doors, "others", lease, 7).await.unwrap();
+    assert!(release(&doors, "l", lease, 6, token).await);
+    acquire(&doors, "l", lease, 8).await.unwrap();
+    assert_eq!(doors.rooms.lines.cost().unhurried, unhurried, "nobody waits any more, and nobody has for another lock");
     doors.stop().await;
 }
 

@@ -186,8 +186,13 @@ impl Acquiring<'_> {
     /// Takes a place, and waits for its turn.
     async fn queue(&self) -> Result<Held, RecipeError> {
         // Behind others nothing is gained by being there a moment sooner.
-        let others_wait = self.contest.rooms.lines.is_waited_in(self.contest);
-        let haste = if others_wait { Haste::WithOthers } else { Haste::AtOnce };
+        let lines = &self.contest.rooms.lines;
+        let haste = if lines.is_waited_in(self.contest) {
+            lines.counts.unhurried();
+            Haste::WithOthers
+        } else {
+            Haste::AtOnce
+        };
         let place = self.put(self.wanted.bid.txn(self.contest, self.attempt.call.as_of(), true), haste).await?;
         if place.standing == Standing::Alone {
             return Ok(self.granted(place));

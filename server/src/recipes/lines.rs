@@ -41,6 +41,7 @@ pub struct Counts {
     wakes: AtomicU64,
     barriers: AtomicU64,
     reads: AtomicU64,
+    unhurried: AtomicU64,
 }
 
 /// The counts at one moment.
@@ -54,6 +55,8 @@ pub struct Cost {
     pub barriers: u64,
     /// Reads of the store.
     pub reads: u64,
+    /// Places that were taken behind others, in no hurry.
+    pub unhurried: u64,
 }
 
 /// A line that is followed as long as this is held.
@@ -133,8 +136,14 @@ impl Lines {
     /// What following has cost so far.
     pub fn cost(&self) -> Cost {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { events, wakes, barriers, reads } = &self.counts;
-        Cost { events: of(events), wakes: of(wakes), barriers: of(barriers), reads: of(reads) }
+        let Counts { events, wakes, barriers, reads, unhurried } = &self.counts;
+        Cost {
+            events: of(events),
+            wakes: of(wakes),
+            barriers: of(barriers),
+            reads: of(reads),
+            unhurried: of(unhurried),
+        }
     }
 }
 
@@ -153,6 +162,10 @@ impl Counts {
 
     pub(super) fn reads(&self) {
         self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn unhurried(&self) {
+        self.unhurried.fetch_add(1, Ordering::Relaxed);
     }
 }
 

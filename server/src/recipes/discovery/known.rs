@@ -2,21 +2,25 @@
 //!
 //! Invariants:
 //! - What stands at a key with one `mod_revision` is one thing for ever, so what is remembered of it is never wrong.
-//! - It is bounded; when there is too much all is forgotten, which costs time.
+//! - It is bounded, and holds on to nobody's buffers: what is kept is its own. When there is too much all is forgotten,
+//!   which costs time; what is large by itself is not remembered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message as _;
 use quorate_proto::{Key, Revision, v1};
 use quorate_state::outcome::Meta;
 
 use super::instance;
 
-/// Of documents, and what is made of them, about.
+/// Of all that is remembered, about.
 const BYTES_MAX: usize = 8 << 20;
-/// What an instance takes besides its key and what its document says.
+/// Of one instance.
+const INSTANCE_BYTES_MAX: usize = 64 << 10;
+/// What an instance takes besides its key and what it says.
 const OVERHEAD_BYTES: usize = 512;
 
 /// See the module.
@@ -25,7 +29,7 @@ pub struct Known(Mutex<Instances>);
 
 #[derive(Default)]
 struct Instances {
-    by_key: HashMap<Key, Read>,
+    by_key: HashMap<Box<[u8]>, Read>,
     bytes: usize,
 }
 
@@ -38,21 +42,23 @@ struct Read {
 impl Known {
     /// The instance at a key, for the wire; `None` when the key is none of an instance.
     pub fn at(&self, key: &Key, value: &Bytes, meta: Meta) -> Option<Arc<v1::Instance>> {
-        if let Some(known) = self.0.lock().by_key.get(key)
+        if let Some(known) = self.0.lock().by_key.get(key.as_bytes())
             && known.mod_revision == meta.mod_revision
         {
             return Some(Arc::clone(&known.instance));
         }
         let instance = Arc::new(instance::at(key, value, meta)?);
-        let bytes = OVERHEAD_BYTES + key.as_bytes().len() + value.len();
-        let read = Read { mod_revision: meta.mod_revision, instance: Arc::clone(&instance), bytes };
-        self.0.lock().remember(key, read);
+        let bytes = OVERHEAD_BYTES + key.as_bytes().len() + instance.encoded_len();
+        if bytes <= INSTANCE_BYTES_MAX {
+            let read = Read { mod_revision: meta.mod_revision, instance: Arc::clone(&instance), bytes };
+            self.0.lock().remember(key.as_bytes(), read);
+        }
         Some(instance)
     }
 }
 
 impl Instances {
-    fn remember(&mut self, key: &Key, read: Read) {
+    fn remember(&mut self, key: &[u8], read: Read) {
         // Somebody may read the past.
         if self.by_key.get(key).is_some_and(|known| known.mod_revision >= read.mod_revision) {
             return;
@@ -61,7 +67,7 @@ impl Instances {
             (self.by_key, self.bytes) = (HashMap::new(), 0);
         }
         self.bytes += read.bytes;
-        if let Some(before) = self.by_key.insert(key.clone(), read) {
+        if let Some(before) = self.by_key.insert(key.into(), read) {
             self.bytes -= before.bytes;
         }
     }
@@ -104,6 +110,15 @@ mod tests {
         let other = Key::new("/elsewhere").unwrap();
         assert!(known.at(&other, &document(80), meta(5)).is_none());
         assert_eq!(known.0.lock().by_key.len(), 1);
+        let large = format!(r#"{{"address":"10.0.0.1","port":80,"surplus":"{}"}}"#, "x".repeat(INSTANCE_BYTES_MAX));
+        known.at(&key(2), &large.into(), meta(5)).unwrap();
+        assert_eq!(known.0.lock().by_key.len(), 2, "what is not told of a document does not count");
+        let tags: Vec<String> = (0..64).map(|tag| format!("{tag:0>253}")).collect();
+        let metadata: std::collections::BTreeMap<_, _> = (0..64).map(|n| (n.to_string(), "x".repeat(2_000))).collect();
+        let large = serde_json::json!({ "address": "10.0.0.1", "port": 80, "tags": tags, "metadata": metadata });
+        let large = known.at(&key(3), &large.to_string().into(), meta(5)).unwrap();
+        assert!(large.malformed.is_empty(), "{}", large.malformed);
+        assert_eq!(known.0.lock().by_key.len(), 2, "a large one is not remembered");
     }
 
     #[test]
