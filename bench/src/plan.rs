@@ -18,8 +18,8 @@ pub const VALUE_BYTES: usize = 256;
 pub const KEYS: u64 = 10_000;
 /// Further keys, numbered after those, that are never overwritten: they have no history.
 pub const UNTOUCHED_KEYS: u64 = 10_000;
-/// How often the keys that exist are written anew before anything is measured: a cluster that has been in use for a while,
-/// 60 MiB, does not write to fresh files any more.
+/// How often the keys that exist are written anew before anything is measured: 60 MiB, as of a cluster that has been in
+/// use. That long it takes until Quorate writes its log files over; etcd begins new ones all the time.
 pub const RUN_IN: usize = 20;
 /// Keys of one range.
 pub const RANGE_KEYS: u64 = 100;
