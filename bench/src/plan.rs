@@ -18,9 +18,6 @@ pub const VALUE_BYTES: usize = 256;
 pub const KEYS: u64 = 10_000;
 /// Further keys, numbered after those, that are never overwritten: they have no history.
 pub const UNTOUCHED_KEYS: u64 = 10_000;
-/// How often the keys that exist are written anew before anything is measured: 60 MiB, as of a cluster that has been in
-/// use. That long it takes until Quorate writes its log files over; etcd begins new ones all the time.
-pub const RUN_IN: usize = 20;
 /// Keys of one range.
 pub const RANGE_KEYS: u64 = 100;
 /// Puts among 100 operations of the mixed work.
@@ -67,6 +64,9 @@ pub const PEER_QUOTA_BYTES: u64 = 8 << 30;
 pub struct Plan {
     /// Rounds of each work; the median counts.
     pub rounds: usize,
+    /// How often the keys that exist are written anew before anything is measured: 3 MiB each time, as of a cluster that
+    /// has been in use. After 30 MiB Quorate writes its log files over; etcd begins new ones all the time.
+    pub run_in: usize,
     /// Load before each measured window.
     pub warm_up: Duration,
     /// The measured window.
@@ -94,6 +94,7 @@ pub struct Plan {
 /// `make bench`.
 pub const FULL: Plan = Plan {
     rounds: 5,
+    run_in: 20,
     warm_up: Duration::from_millis(500),
     measured: Duration::from_secs(2),
     compactions: 2,
@@ -110,6 +111,7 @@ pub const FULL: Plan = Plan {
 /// `make bench QUICK=1`.
 pub const QUICK: Plan = Plan {
     rounds: 2,
+    run_in: 0,
     warm_up: Duration::from_millis(150),
     measured: Duration::from_millis(500),
     compactions: 1,

@@ -14,7 +14,7 @@ use crate::failure::{Result, wrong};
 use crate::fill;
 use crate::keys::first_key;
 use crate::load::answered;
-use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE, RUN_IN, UNTOUCHED_KEYS};
+use crate::plan::{CONNECTIONS_PER_MEMBER, KEYS, LOOK, MEMBERS, PATIENCE, UNTOUCHED_KEYS};
 use crate::wire::{self, Client, Connection, Service};
 
 /// Who is measured: a system as one kind of client sees it.
@@ -94,8 +94,8 @@ impl Stage {
     }
 
     /// The same with the keys that most works use.
-    pub async fn usual(places: &Places) -> Result<Self> {
-        Self::open(places, KEYS + UNTOUCHED_KEYS, RUN_IN).await
+    pub async fn usual(places: &Places, run_in: usize) -> Result<Self> {
+        Self::open(places, KEYS + UNTOUCHED_KEYS, run_in).await
     }
 
     /// The cluster that a subject means.

@@ -107,18 +107,18 @@ impl Selection {
 pub async fn run(places: &Places, plan: &Plan, selection: &Selection, figures: &mut Figures) -> Result<()> {
     let own_stage = [KEEP_ALIVES, EXPIRY, FAILOVER, RESTART];
     if selection.works.iter().any(|name| !own_stage.contains(&name.as_str())) {
-        let stage = selection.leave(Stage::usual(places).await?);
+        let stage = selection.leave(Stage::usual(places, plan.run_in).await?);
         on_one_stage(&stage, plan, selection, figures).await?;
     }
     if selection.has(KEEP_ALIVES) || selection.has(EXPIRY) {
         eprintln!("bench: {KEEP_ALIVES} and {EXPIRY}, {} leases", plan.leases);
-        let (stage, mut own) = (selection.leave(Stage::usual(places).await?), Figures::default());
+        let (stage, mut own) = (selection.leave(Stage::usual(places, plan.run_in).await?), Figures::default());
         sessions::run(&stage, plan, &mut own).await?;
         figures.append(own);
     }
     if selection.has(FAILOVER) {
         eprintln!("bench: {FAILOVER}");
-        let (mut stage, mut own) = (selection.leave(Stage::usual(places).await?), Figures::default());
+        let (mut stage, mut own) = (selection.leave(Stage::usual(places, plan.run_in).await?), Figures::default());
         for lane in stage.lanes.clone() {
             failover::run(&mut stage, &lane, plan, &mut own).await?;
         }
