@@ -17,6 +17,7 @@ use quorate_server::consensus::snapshotter::SnapshotRules;
 use quorate_server::error::{ConsensusError, Happened};
 use quorate_state::command::{Command, Delete, Expect, Span};
 use quorate_state::compaction::{Purge, purge_step};
+use quorate_state::versions::STATE_VERSION;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
@@ -85,6 +86,12 @@ async fn a_write_goes_to_the_leader_from_the_runtime_on_which_it_is_asked() {
 async fn a_command_in_no_hurry_waits_at_the_leader_for_others_but_not_for_ever() {
     let root = tempfile::tempdir().unwrap();
     let peers = three(&root).await;
+    for peer in &peers {
+        // What the leader proposes by itself at first is in a hurry, and it would go with that.
+        let mut applied = peer.consensus().applied();
+        let raised = applied.wait_for(|mark| mark.state_version == STATE_VERSION);
+        tokio::time::timeout(Duration::from_secs(30), raised).await.unwrap().unwrap();
+    }
     for n in 0..12 {
         let began = Instant::now();
         let command = put("/a", &n.to_string(), None);
