@@ -61,7 +61,7 @@ impl Subject {
 }
 
 impl Stage {
-    /// Starts both clusters, fills them with `keys` keys, writes the first of them anew so many times, and opens all lanes.
+    /// Starts both clusters, fills them with `keys` keys, writes those that most works use anew so many times, and opens all lanes.
     pub async fn open(places: &Places, keys: u64, run_in: usize) -> Result<Self> {
         let peer = Cluster::start(System::Peer, places).await?;
         let quorate = Cluster::start(System::Quorate, places).await?;
@@ -71,7 +71,7 @@ impl Stage {
             let connections = stage.connect(subject).await?;
             fill::fill(&connections, keys).await?;
             for _ in 0..run_in {
-                fill::fill(&connections, keys.min(KEYS)).await?;
+                fill::fill(&connections, KEYS).await?;
             }
         }
         for subject in [Subject::Peer, Subject::QuorateEtcdWire, Subject::QuorateNative] {

@@ -337,10 +337,14 @@ mod tests {
         LogOp::Append { index, entry: codec::encode_entry(&entry) }
     }
 
+    fn is_write_ahead(file: &Path) -> bool {
+        file.extension().is_some_and(|is| is == "log")
+    }
+
     /// The write-ahead file that is written to.
     fn newest(dir: &Path) -> std::path::PathBuf {
         let files = std::fs::read_dir(dir).unwrap().map(|item| item.unwrap().path());
-        files.filter(|file| file.extension().is_some_and(|is| is == "log")).max().unwrap()
+        files.filter(|file| is_write_ahead(file)).max().unwrap()
     }
 
     fn is_as_long_as_a_full_one(file: &Path) -> bool {
@@ -437,9 +441,8 @@ mod tests {
         }
         disk.write(&[LogOp::PurgeThrough(log_id(1, 37))], false).unwrap();
         disk.reclaim().unwrap();
-        let files = || std::fs::read_dir(dir.path()).unwrap().map(|item| item.unwrap());
-        let (logs, others): (Vec<_>, Vec<_>) =
-            files().partition(|file| file.path().extension().is_some_and(|is| is == "log"));
+        let files = std::fs::read_dir(dir.path()).unwrap().map(|item| item.unwrap());
+        let (logs, others): (Vec<_>, Vec<_>) = files.partition(|file| is_write_ahead(&file.path()));
         let bytes: u64 = others.iter().map(|file| file.metadata().unwrap().len()).sum();
         assert!(bytes < 5 << 20, "{bytes} bytes for two entries of a mebibyte");
         assert!(logs.len() <= WRITE_AHEAD_FILES_KEPT + 1, "{logs:?}");

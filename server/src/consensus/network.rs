@@ -6,8 +6,9 @@
 //! - Every answer has a deadline: a lost one must not wedge the follower for good.
 //! - Nothing is opened before there is a request to send: openraft's backoff stands before the first one.
 //! - A pre-vote that was not answered is an error, never a grant.
-//! - Word of a commit alone, an append without entries, waits for the next append while commands in a hurry wait for one, or while
-//!   the next one mostly comes soon (`rhythm`), at most 2 ms: what follows says all that it says. Else it goes at once.
+//! - Word of a commit alone, an append without entries, waits for the next append while commands in a hurry wait for one,
+//!   or while the next one mostly comes soon (`rhythm`), at most 2 ms: what follows says all that it says. Else it goes at
+//!   once.
 //!   Heartbeats and read barriers are on a stream of their own and say what is committed too.
 
 use std::collections::VecDeque;

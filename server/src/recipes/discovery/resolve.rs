@@ -11,7 +11,6 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_proto::Revision;
 use quorate_proto::v1;
-use quorate_state::outcome::KeyValue;
 use quorate_state::view::{ListQuery, ReadError};
 use tokio::time::Instant;
 
@@ -143,7 +142,7 @@ impl Discovery {
         let read = self.rooms.read(Weight::Heavy, move |view| {
             let changed = children_revision(view, &wanted.service)?;
             let (mut instances, mut bytes) = (Vec::new(), 0);
-            each(view, &known, &wanted.service, at, |_, instance| {
+            each(view, &known, &wanted.service, at, |instance| {
                 if wanted.wants(&instance) {
                     bytes += instance.encoded_len();
                     instances.push(Arc::unwrap_or_clone(instance));
@@ -214,7 +213,7 @@ fn services(view: &StoreView<'_>, known: &Known, after: Option<Bytes>, limit: us
             ..v1::services_response::Service::default()
         };
         let filter = Filter::healthy(name.clone());
-        each(view, known, &name, None, |_, instance| {
+        each(view, known, &name, None, |instance| {
             service.instances += 1;
             service.healthy += u64::from(filter.wants(&instance));
             true
@@ -236,12 +235,9 @@ pub(super) fn each(
     known: &Known,
     service: &ServiceName,
     at: Option<Revision>,
-    mut visit: impl FnMut(KeyValue, Arc<v1::Instance>) -> bool,
+    mut visit: impl FnMut(Arc<v1::Instance>) -> bool,
 ) -> Result<(), ReadError> {
-    scan(view, service.span(), at, |kv| match known.at(&kv.key, &kv.value, kv.meta) {
-        Some(instance) => visit(kv, instance),
-        None => true,
-    })
+    scan(view, service.span(), at, |kv| known.at(&kv.key, &kv.value, kv.meta).is_none_or(&mut visit))
 }
 
 fn children_revision(view: &StoreView<'_>, service: &ServiceName) -> Result<Revision, ReadError> {
