@@ -15,6 +15,7 @@ pub mod error;
 #[cfg(test)]
 mod fuzzing;
 pub mod leader;
+mod merges;
 mod pump;
 pub mod recipes;
 mod relay;

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - One column family and no WAL: a flush is a prefix of history, and the Raft log is the WAL of what follows it.
 //! - After a failed write nothing more is taken until the store is opened again.
+//! - It merges no tables by itself until it is told how much disk that may take.
 //! - A store that was replaced keeps its files until its last user is gone, then removes them.
 //!
 //! The options were measured; what is not mentioned here brought nothing.
@@ -19,9 +20,12 @@ use rocksdb::{
     ReadOptions, WriteOptions,
 };
 
+use crate::merges::Merges;
+
 /// A member's state in `RocksDB`.
 pub struct RocksStore {
     db: DB,
+    merges: Merges,
     failed: AtomicBool,
     // After `db`: the files go when nobody has them open.
     dir: StoreDir,
@@ -50,20 +54,27 @@ pub struct RocksCursor<'a>(DBRawIterator<'a>);
 impl RocksStore {
     /// Opens or creates the store in `path`. The cache may be shared with other stores.
     pub fn open(path: &Path, cache: &Cache) -> Result<Self, StoreError> {
-        let mut options = options(cache);
+        let (mut options, merges) = options(cache);
         // Tables without the file that names them are a store that lost it: not to be begun anew.
         options.create_if_missing(!has_tables(path));
-        DB::open(&options, path).map(|db| Self::of(db, path)).map_err(io)
+        DB::open(&options, path).map(|db| Self::of(db, merges, path)).map_err(io)
     }
 
     /// Opens a checkpoint to look at it; leaves its files as they are.
     pub fn open_read_only(path: &Path, cache: &Cache) -> Result<Self, StoreError> {
-        DB::open_for_read_only(&options(cache), path, false).map(|db| Self::of(db, path)).map_err(io)
+        let (options, merges) = options(cache);
+        DB::open_for_read_only(&options, path, false).map(|db| Self::of(db, merges, path)).map_err(io)
     }
 
-    fn of(db: DB, path: &Path) -> Self {
+    fn of(db: DB, merges: Merges, path: &Path) -> Self {
         let dir = StoreDir { path: path.to_owned(), retired: AtomicBool::new(false) };
-        Self { db, failed: AtomicBool::new(false), dir }
+        Self { db, merges, failed: AtomicBool::new(false), dir }
+    }
+
+    /// From now on merges tables by itself if that takes no more than `room` bytes of disk for a while. How many it may
+    /// take now.
+    pub fn merge_within(&self, room: u64) -> Result<u64, StoreError> {
+        self.merges.keep_within(&self.db, room).map_err(io)
     }
 
     /// Writes what is only in memory to files; with `wait`, all of it is durable when this returns.
@@ -171,7 +182,7 @@ fn has_tables(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut items| items.any(is_table))
 }
 
-fn options(cache: &Cache) -> Options {
+fn options(cache: &Cache) -> (Options, Merges) {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_block_size(4 << 10);
@@ -182,6 +193,7 @@ fn options(cache: &Cache) -> Options {
 
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
+    let merges = Merges::set_up(&mut options);
     // A larger memtable makes every insert dearer, and each member holds up to three of them. What is flushed lies in
     // twice as many files for that before it is merged: as many bytes as with larger ones.
     options.set_write_buffer_size(16 << 20);
@@ -204,7 +216,7 @@ fn options(cache: &Cache) -> Options {
         DBCompressionType::Lz4,
         DBCompressionType::Lz4,
     ]);
-    options
+    (options, merges)
 }
 
 fn read_options(fill_cache: bool) -> ReadOptions {

@@ -3,10 +3,11 @@
 //! Invariants:
 //! - What is in memory only, and will be written, counts as written.
 //! - Only the proposer asks; apply never does. What is committed is applied, full disk or not.
+//! - Databases merge tables only while that leaves the reserve.
 //! - Below the reserve here, or at members without whom no quorum has space, growth is refused; it clears by itself.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,14 +21,23 @@ use crate::tasks::{Tasks, Work};
 /// How often free space is looked at. In this time not more may be written than the reserve; looking costs little.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// What writes to the disk in the background.
+pub trait Databases: Send + Sync + 'static {
+    /// Bytes that are in memory and have yet to be written.
+    fn owed_bytes(&self) -> u64;
+    /// From now on they merge tables by themselves if that takes no more than `room` bytes for a while.
+    fn merge_within(&self, room: u64) -> std::io::Result<()>;
+}
+
 /// Free space of the disk that holds the data directory.
 pub struct DiskSpace {
     /// None when tests say what is free.
     path: Option<PathBuf>,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
-    /// Bytes that the databases have yet to write.
-    owed_bytes: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+    databases: OnceLock<Box<dyn Databases>>,
+    /// Whether that was said: it is tried again at each look.
+    allot_failed: AtomicBool,
     /// Overrides what the disk says: for tests. `u64::MAX` when not set.
     pretended_bytes: AtomicU64,
 }
@@ -50,15 +60,16 @@ impl DiskSpace {
             path,
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
-            owed_bytes: OnceLock::new(),
+            databases: OnceLock::new(),
+            allot_failed: AtomicBool::new(false),
             pretended_bytes: AtomicU64::new(u64::MAX),
         }
     }
 
-    /// From now on `bytes` says what is still to be written.
-    pub fn count_owed(&self, bytes: impl Fn() -> u64 + Send + Sync + 'static) {
+    /// From now on these are asked what they have yet to write, and told how much they may take.
+    pub fn share_among(&self, databases: impl Databases) {
         // A second time would be a second start of the same member, which the data directory's lock excludes.
-        let _ = self.owed_bytes.set(Box::new(bytes));
+        let _ = self.databases.set(Box::new(databases));
     }
 
     /// Free bytes, as last seen.
@@ -91,7 +102,7 @@ impl DiskSpace {
         let Some(path) = &self.path else { return self.free_bytes() };
         match rustix::fs::statvfs(path) {
             Ok(stat) => {
-                let owed = self.owed_bytes.get().map_or(0, |owed| owed());
+                let owed = self.databases.get().map_or(0, |databases| databases.owed_bytes());
                 let free = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(owed);
                 self.free_bytes.store(free, Ordering::Relaxed);
             }
@@ -135,7 +146,17 @@ impl DiskSpace {
             }
             let this = self.clone();
             // A disk that hangs must not hold up what else runs here. It ends early only when the runtime does.
-            let _ = tasks.blocking(Work::Look, move || this.look()).await;
+            let _ = tasks.blocking(Work::Look, move || this.allot(this.look())).await;
+        }
+    }
+
+    fn allot(&self, free: u64) {
+        let room = free.saturating_sub(self.reserve_bytes);
+        let allotted = self.databases.get().map_or(Ok(()), |databases| databases.merge_within(room));
+        match allotted {
+            Ok(()) => self.allot_failed.store(false, Ordering::Relaxed),
+            Err(error) if self.allot_failed.swap(true, Ordering::Relaxed) => tracing::debug!(%error, room, "still"),
+            Err(error) => tracing::warn!(%error, room, "databases could not be told how much disk they may take"),
         }
     }
 }

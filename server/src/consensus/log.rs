@@ -168,14 +168,9 @@ impl LogReader {
         self.shared.tail.lock().size.live_bytes()
     }
 
-    /// Bytes that are in memory and will take disk once more.
-    pub fn unflushed_bytes(&self) -> u64 {
-        self.shared.disk.unflushed_bytes()
-    }
-
-    /// Gives back the disk that purged entries still take. Blocks on disk for a while.
-    pub fn reclaim(&self) -> io::Result<()> {
-        self.shared.disk.reclaim()
+    /// What it is written to.
+    pub fn disk(&self) -> &dyn LogDisk {
+        &*self.shared.disk
     }
 
     /// Bytes of the entries after `index`.

@@ -92,7 +92,7 @@ impl Reclaimer {
             return Ok(0);
         }
         if self.log.live_bytes().saturating_add(FLOOR_BYTES) <= before {
-            self.log.reclaim()?;
+            self.log.disk().reclaim()?;
         }
         let store = self.store.get();
         store.flush(true).map_err(io::Error::other)?;

@@ -23,10 +23,10 @@ use crate::consensus::applier::{AppliedState, Applier};
 use crate::consensus::apply_thread::ApplyThread;
 use crate::consensus::backlog::Backlog;
 use crate::consensus::barrier::BarrierHandle;
-use crate::consensus::disk_watch::DiskSpace;
+use crate::consensus::disk_watch::{Databases, DiskSpace};
 use crate::consensus::handle::{Consensus, Parts, no_leader};
 use crate::consensus::hot::Caches;
-use crate::consensus::log::{LogStore, TAIL_BYTES_MAX};
+use crate::consensus::log::{LogReader, LogStore, TAIL_BYTES_MAX};
 use crate::consensus::log_disk::LogDisk;
 use crate::consensus::membership::is_reachable;
 use crate::consensus::observer::Observer;
@@ -255,6 +255,23 @@ fn run_apply(
     Ok((applied, state_machine))
 }
 
+/// The two databases of a member.
+struct Stored {
+    state: Arc<CurrentStore>,
+    log: LogReader,
+}
+
+impl Databases for Stored {
+    fn owed_bytes(&self) -> u64 {
+        self.state.get().unflushed_bytes() + self.log.disk().unflushed_bytes()
+    }
+
+    fn merge_within(&self, room: u64) -> io::Result<()> {
+        let left = room.saturating_sub(self.log.disk().merge_within(room)?);
+        self.state.get().merge_within(left).map(drop).map_err(io::Error::other)
+    }
+}
+
 /// Keeps the log short, looks at the space that is free, and gets some back when it is short.
 fn tend_disk(
     snapshotter: Snapshotter,
@@ -264,8 +281,7 @@ fn tend_disk(
     runtime: &Handle,
 ) {
     let (disk, log) = (snapshotter.disk.clone(), snapshotter.log.clone());
-    let (owing, owing_log) = (store.clone(), log.clone());
-    disk.count_owed(move || owing.get().unflushed_bytes() + owing_log.unflushed_bytes());
+    disk.share_among(Stored { state: store.clone(), log: log.clone() });
     let reclaimer = Reclaimer { disk: disk.clone(), store, snapshots, log };
     tasks.spawn(Task::Snapshotter, runtime, snapshotter.run(tasks.clone()));
     tasks.spawn(Task::Reclaimer, runtime, reclaimer.run(tasks.clone()));

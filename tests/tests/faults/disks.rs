@@ -27,6 +27,8 @@ fn noise(seed: u64, bytes: usize) -> Bytes {
 
 const DISK_MIB: u64 = 512;
 const WRITERS: u64 = 4;
+/// Of 32 puts of [`VALUE_BYTES`] each: three times what there is space for.
+const ROUNDS: u32 = 4_000;
 const VALUE_BYTES: usize = 8 << 10;
 
 /// Puts until space is short; what was acknowledged, by key, with the seed of its value.
@@ -182,6 +184,39 @@ async fn disks_that_fill_recover_by_deletes_and_compaction_alone_again_and_again
         }
     }
     cluster.assert_same_digests().await;
+}
+
+/// Merging tables takes as much disk as they have before it gives any back: a store that is large beside what is free took
+/// the last byte, merged nothing after that, and held back all writes for ever once too many tables lay unmerged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merging_a_large_store_neither_takes_the_reserve_nor_holds_writes_back() {
+    let Some(disks) = Tmpfs::mount_many(1, 1100) else { return };
+    let mut cluster = on_small_disks(&disks).await;
+    let client = cluster.client().await;
+    let (mut refused, mut least, mut n) = (0, u64::MAX, 0_u64);
+    // It fills in the first half or so; what follows is mostly refused, with some that gets through now and then.
+    for round in 0..ROUNDS {
+        let puts = (0..32).map(|_| {
+            n += 1;
+            // In no order, so that each table has keys from everywhere.
+            let key = format!("/large/{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64));
+            client.put(key, noise(n, VALUE_BYTES)).into_future()
+        });
+        for put in futures::future::join_all(puts).await {
+            if let Err(error) = put {
+                assert_eq!(error.reason(), Some(Reason::DiskSpace), "round {round}: {error}");
+                refused += 1;
+            }
+        }
+        let free = free_mib(&cluster).await[0];
+        least = least.min(free);
+        assert!(cluster.process(0).ended().is_none(), "a member died of a full disk");
+    }
+    println!("{n} puts of {VALUE_BYTES} bytes, {refused} refused, least free {least} MiB");
+    assert!(refused > 0, "the disk never was short");
+    assert!(least >= 128, "more than half of the reserve was used up: {least} MiB");
+    disks[0].resize(2048);
+    puts_succeed(&client).await;
 }
 
 /// Waits until the member has what its leader has now; `false` when it does not answer any more. One that falls far behind
