@@ -5,41 +5,47 @@
 //! - A database merges nothing by itself until it is told how much that may take.
 //! - While it may not, tables pile up and reads get slower; writes go on, and are never held back for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use parking_lot::Mutex;
 use rocksdb::{DB, Error, LiveFile, Options};
 
-/// Most bytes that a merge of lower levels takes, about; one of the first level takes all of that and of the next.
+/// Most bytes that `RocksDB` chooses for a merge of lower levels as it likes; one table with all below it may be more.
 const MERGE_BYTES_MAX: u64 = 512 << 20;
 /// So much more room is asked for by one that may not than by one that may, so that it does not go to and fro.
 const SLACK_BYTES: u64 = 64 << 20;
-/// So many tables of the first level as never are: writes are not held back for them.
+/// So many tables of the first level as never are.
 const NEVER: i32 = 1 << 20;
+/// No bound.
+const NONE: usize = 0;
 
-/// Whether a database merges its tables by itself.
-#[derive(Default)]
-pub struct Merges(AtomicBool);
+/// Whether a database merges its tables by itself; `None`: unknown, because changing it failed.
+pub struct Merges(Mutex<Option<bool>>);
 
 impl Merges {
     /// Options of a database that merges nothing until it is told.
     pub fn set_up(options: &mut Options) -> Self {
         options.set_disable_auto_compactions(true);
-        options.set_max_compaction_bytes(MERGE_BYTES_MAX);
-        // Who writes is the log or the apply thread, behind which everybody waits.
+        // It takes up to twice this.
+        options.set_max_compaction_bytes(MERGE_BYTES_MAX / 2);
+        // No write is held back for tables that are not merged: who writes is the log or the apply thread, behind which
+        // everybody waits.
         options.set_level_zero_slowdown_writes_trigger(NEVER);
         options.set_level_zero_stop_writes_trigger(NEVER);
-        Self::default()
+        options.set_soft_pending_compaction_bytes_limit(NONE);
+        options.set_hard_pending_compaction_bytes_limit(NONE);
+        Self(Mutex::new(Some(false)))
     }
 
     /// From now on it merges by itself if that takes no more than `room` bytes for a while. How many it may take now.
     pub fn keep_within(&self, db: &DB, room: u64) -> Result<u64, Error> {
-        let before = self.0.load(Ordering::Relaxed);
-        let room = if before { room } else { room.saturating_sub(SLACK_BYTES) };
+        let mut state = self.0.lock();
+        let room = if *state == Some(true) { room } else { room.saturating_sub(SLACK_BYTES) };
         let needed = needed_bytes(db, room)?;
         let may = needed <= room;
-        if may != before {
+        if *state != Some(may) {
+            // An error does not say that nothing was changed.
+            *state = None;
             db.set_options(&[("disable_auto_compactions", if may { "false" } else { "true" })])?;
-            self.0.store(may, Ordering::Relaxed);
+            *state = Some(may);
         }
         Ok(if may { needed } else { 0 })
     }
@@ -47,48 +53,64 @@ impl Merges {
 
 /// At least what a merge may take.
 fn needed_bytes(db: &DB, room: u64) -> Result<u64, Error> {
-    let all = db.property_int_value("rocksdb.live-sst-files-size")?.unwrap_or(u64::MAX);
+    let number = |name| db.property_int_value(name);
+    let all = number("rocksdb.live-sst-files-size")?.unwrap_or(u64::MAX);
     // None takes more than all there is; looking closer is for when that might be too much.
-    if all <= room { Ok(all) } else { Ok(dearest_merge(&db.live_files()?)) }
+    if all <= room {
+        return Ok(all);
+    }
+    let next = number("rocksdb.base-level")?.and_then(|level| i32::try_from(level).ok()).unwrap_or(1);
+    Ok(dearest_merge(&db.live_files()?, next))
 }
 
-/// Bytes that the largest of the merges may write that these tables could come to.
-fn dearest_merge(files: &[LiveFile]) -> u64 {
-    let bytes_of =
-        |level: i32| files.iter().filter(|file| file.level == level).map(|file| file.size as u64).sum::<u64>();
-    let lower = || files.iter().map(|file| file.level).filter(|level| *level > 0);
-    let (Some(next), Some(lowest)) = (lower().min(), lower().max()) else { return bytes_of(0) };
-    let from_first = bytes_of(0) + bytes_of(next);
-    let further_down = if next < lowest { MERGE_BYTES_MAX } else { 0 };
-    from_first.max(further_down)
+/// Bytes that the largest of the merges may write that these tables could come to. Those of the first level go into `next`.
+fn dearest_merge(files: &[LiveFile], next: i32) -> u64 {
+    let bytes = |wanted: &dyn Fn(&LiveFile) -> bool| {
+        files.iter().filter(|file| wanted(file)).map(|file| file.size as u64).sum::<u64>()
+    };
+    let first = bytes(&|file| file.level == 0 || file.level == next);
+    let lower = files.iter().filter(|file| file.level > 0).map(|file| {
+        let below = bytes(&|other| other.level == file.level + 1 && overlap(file, other));
+        if below == 0 { 0 } else { (file.size as u64 + below).max(MERGE_BYTES_MAX) }
+    });
+    lower.fold(first, u64::max)
+}
+
+fn overlap(a: &LiveFile, b: &LiveFile) -> bool {
+    a.start_key <= b.end_key && b.start_key <= a.end_key
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(level: i32, size: usize) -> LiveFile {
+    fn file(level: i32, keys: (u8, u8), mib: usize) -> LiveFile {
         LiveFile {
             column_family_name: String::new(),
             name: String::new(),
-            size,
+            size: mib << 20,
             level,
-            start_key: None,
-            end_key: None,
+            start_key: Some(vec![keys.0]),
+            end_key: Some(vec![keys.1]),
             num_entries: 0,
             num_deletions: 0,
         }
     }
 
     #[test]
-    fn a_merge_takes_the_first_level_with_all_of_the_next() {
-        assert_eq!(dearest_merge(&[]), 0);
-        assert_eq!(dearest_merge(&[file(0, 3), file(0, 4)]), 7);
-        assert_eq!(dearest_merge(&[file(0, 3), file(0, 4), file(6, 100)]), 107);
-        let deep = [file(0, 3), file(5, 4), file(6, 100)];
-        assert_eq!(dearest_merge(&deep), MERGE_BYTES_MAX);
-        let large = [file(0, 3 << 30), file(5, 4), file(6, 100)];
-        assert_eq!(dearest_merge(&large), (3 << 30) + 4);
+    fn a_merge_takes_the_first_level_with_all_of_the_next_or_a_table_with_all_below_it() {
+        let mib = |files: &[LiveFile], next| dearest_merge(files, next) >> 20;
+        let flushed = [file(0, (0, 99), 3), file(0, (0, 99), 4)];
+        assert_eq!(mib(&[], 6), 0);
+        assert_eq!(mib(&flushed, 6), 7);
+        let lowest = [file(6, (0, 40), 1_000), file(6, (50, 60), 300)];
+        let shallow: Vec<_> = flushed.iter().chain(&lowest).cloned().collect();
+        assert_eq!(mib(&shallow, 6), 1_307);
+        assert_eq!(mib(&shallow, 5), 7, "the next one is empty");
+        let with = |middle: LiveFile| mib(&[shallow.clone(), vec![middle]].concat(), 5);
+        assert_eq!(with(file(5, (45, 49), 20)), 27, "none below it");
+        assert_eq!(with(file(5, (45, 50), 20)), 512, "others may come with it");
+        assert_eq!(with(file(5, (39, 50), 20)), 1_320);
     }
 
     fn tables(db: &DB) -> usize {

@@ -36,7 +36,7 @@ pub struct DiskSpace {
     reserve_bytes: u64,
     free_bytes: AtomicU64,
     databases: OnceLock<Box<dyn Databases>>,
-    /// Whether that was said: it is tried again at each look.
+    /// Whether telling them failed last time, which is said once.
     allot_failed: AtomicBool,
     /// Overrides what the disk says: for tests. `u64::MAX` when not set.
     pretended_bytes: AtomicU64,
@@ -155,7 +155,7 @@ impl DiskSpace {
         let allotted = self.databases.get().map_or(Ok(()), |databases| databases.merge_within(room));
         match allotted {
             Ok(()) => self.allot_failed.store(false, Ordering::Relaxed),
-            Err(error) if self.allot_failed.swap(true, Ordering::Relaxed) => tracing::debug!(%error, room, "still"),
+            Err(_) if self.allot_failed.swap(true, Ordering::Relaxed) => {}
             Err(error) => tracing::warn!(%error, room, "databases could not be told how much disk they may take"),
         }
     }

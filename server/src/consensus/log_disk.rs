@@ -11,7 +11,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions};
@@ -95,8 +95,6 @@ pub trait LogDisk: Send + Sync + 'static {
 pub struct RocksLogDisk {
     db: DB,
     merges: Merges,
-    /// The first index that was never purged: what is before it is deleted already.
-    kept_from: AtomicU64,
     failed: AtomicBool,
     synced: SyncedNote,
 }
@@ -117,9 +115,6 @@ impl RocksLogDisk {
         options.set_max_write_buffer_number(3);
         options.set_compression_type(DBCompressionType::None);
         let merges = Merges::set_up(&mut options);
-        // What is flushed comes after what is there already: a merge rewrites the last table of those, not the others.
-        options.set_level_zero_file_num_compaction_trigger(8);
-        options.set_target_file_size_base(16 << 20);
         options.set_max_background_jobs(2);
         options.set_max_total_wal_size(24 << 20);
         // Written over, a file neither grows nor gets blocks, so that a sync has no metadata to wait for.
@@ -129,12 +124,8 @@ impl RocksLogDisk {
         options.set_max_open_files(256);
         let db = DB::open(&options, path).map_err(|error| open_error(path, &error))?;
         Self::check_synced(&db, noted)?;
-        let synced = SyncedNote::open(path)?;
-        let disk = Self { db, merges, kept_from: AtomicU64::new(0), failed: AtomicBool::new(false), synced };
+        let disk = Self { db, merges, failed: AtomicBool::new(false), synced: SyncedNote::open(path)? };
         disk.check_layout()?;
-        if let Some(purged) = disk.get(PURGED)?.map(codec::decode_log_id).transpose()? {
-            disk.kept_from.store(purged.index + 1, Ordering::Relaxed);
-        }
         Ok(disk)
     }
 
@@ -183,20 +174,14 @@ impl RocksLogDisk {
         Ok(found)
     }
 
-    fn batch(&self, ops: &[LogOp]) -> WriteBatch {
+    fn batch(ops: &[LogOp]) -> WriteBatch {
         let mut batch = WriteBatch::default();
         for op in ops {
             match op {
                 LogOp::Append { index, entry } => batch.put(entry_key(*index), entry),
                 LogOp::TruncateFrom(index) => batch.delete_range(entry_key(*index), entry_key(u64::MAX)),
                 LogOp::PurgeThrough(id) => {
-                    let next = id.index + 1;
-                    // From where the last one ended, so that this one has no part in tables of before. An empty range would
-                    // count as a write now, and not when it is read back.
-                    let from = self.kept_from.fetch_max(next, Ordering::Relaxed);
-                    if from < next {
-                        batch.delete_range(entry_key(from), entry_key(next));
-                    }
+                    batch.delete_range(entry_key(0), entry_key(id.index + 1));
                     batch.put(PURGED, codec::encode_log_id(id));
                 }
                 LogOp::Vote(vote) => batch.put(VOTE, codec::encode_vote(vote)),
@@ -229,9 +214,11 @@ impl LogDisk for RocksLogDisk {
         if self.failed.load(Ordering::Acquire) {
             return Err(io::Error::other("the log failed before and takes nothing until this member is restarted"));
         }
+        // Files of what is purged go at once, and durably: the note that they are gone must not be lost then.
+        let sync = sync || ops.iter().any(|op| matches!(op, LogOp::PurgeThrough(_)));
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        let done = self.db.write_opt(self.batch(ops), &options).map_err(io::Error::other);
+        let done = self.db.write_opt(Self::batch(ops), &options).map_err(io::Error::other);
         let done = match done {
             Ok(()) if sync => self.synced.set(self.db.latest_sequence_number()),
             done => done,

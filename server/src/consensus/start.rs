@@ -267,8 +267,10 @@ impl Databases for Stored {
     }
 
     fn merge_within(&self, room: u64) -> io::Result<()> {
-        let left = room.saturating_sub(self.log.disk().merge_within(room)?);
-        self.state.get().merge_within(left).map(drop).map_err(io::Error::other)
+        let taken = self.log.disk().merge_within(room);
+        let left = taken.as_ref().map_or(0, |taken| room.saturating_sub(*taken));
+        self.state.get().merge_within(left).map_err(io::Error::other)?;
+        taken.map(drop)
     }
 }
 

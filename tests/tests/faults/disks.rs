@@ -1,6 +1,7 @@
 //! Disks that fill under all members, and one that fails under one member.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ fn noise(seed: u64, bytes: usize) -> Bytes {
 
 const DISK_MIB: u64 = 512;
 const WRITERS: u64 = 4;
-/// Of 32 puts of [`VALUE_BYTES`] each: three times what there is space for.
+/// Of 32 puts of [`VALUE_BYTES`] each: more than there is space for above the reserve.
 const ROUNDS: u32 = 4_000;
 const VALUE_BYTES: usize = 8 << 10;
 
@@ -215,8 +216,22 @@ async fn merging_a_large_store_neither_takes_the_reserve_nor_holds_writes_back()
     println!("{n} puts of {VALUE_BYTES} bytes, {refused} refused, least free {least} MiB");
     assert!(refused > 0, "the disk never was short");
     assert!(least >= 128, "more than half of the reserve was used up: {least} MiB");
-    disks[0].resize(2048);
+    let piled_up = tables(&cluster.places[0].data);
+    disks[0].resize(4096);
     puts_succeed(&client).await;
+    until("tables to be merged again", || async {
+        let now = tables(&cluster.places[0].data);
+        if now <= piled_up / 2 { Ok(now) } else { Err(now) }
+    })
+    .await;
+    println!("{piled_up} tables, then {}", tables(&cluster.places[0].data));
+}
+
+/// Tables of the state.
+fn tables(data: &Path) -> usize {
+    let state = std::fs::read_dir(data.join("state")).unwrap().map(|item| item.unwrap().path());
+    let files = state.filter(|path| path.is_dir()).flat_map(|epoch| std::fs::read_dir(epoch).unwrap());
+    files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|is| is == "sst")).count()
 }
 
 /// Waits until the member has what its leader has now; `false` when it does not answer any more. One that falls far behind
