@@ -82,6 +82,8 @@ fn overlap(a: &LiveFile, b: &LiveFile) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rocksdb::WaitForCompactOptions;
+
     use super::*;
 
     fn file(level: i32, keys: (u8, u8), mib: usize) -> LiveFile {
@@ -137,11 +139,8 @@ mod tests {
         assert_eq!(tables(&db), 50, "there is no room for any of it");
         let takes = merges.keep_within(&db, SLACK_BYTES + (1 << 20)).unwrap();
         assert!(takes > 0 && takes < 1 << 20, "{takes}");
-        let done = (0..1_000).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            tables(&db) == 1
-        });
-        assert!(done, "{} tables", tables(&db));
+        db.wait_for_compact(&WaitForCompactOptions::default()).unwrap();
+        assert_eq!(tables(&db), 1);
 
         assert_eq!(merges.keep_within(&db, 0).unwrap(), 0);
         (0..20).for_each(table);

@@ -7,7 +7,7 @@
 //! - Below the reserve here, or at members without whom no quorum has space, growth is refused; it clears by itself.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,8 +36,6 @@ pub struct DiskSpace {
     reserve_bytes: u64,
     free_bytes: AtomicU64,
     databases: OnceLock<Box<dyn Databases>>,
-    /// Whether telling them failed last time, which is said once.
-    allot_failed: AtomicBool,
     /// Overrides what the disk says: for tests. `u64::MAX` when not set.
     pretended_bytes: AtomicU64,
 }
@@ -61,7 +59,6 @@ impl DiskSpace {
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
             databases: OnceLock::new(),
-            allot_failed: AtomicBool::new(false),
             pretended_bytes: AtomicU64::new(u64::MAX),
         }
     }
@@ -138,6 +135,7 @@ impl DiskSpace {
     /// Looks at the disk now and then, until the member stops.
     pub async fn watch(self: Arc<Self>, tasks: Tasks) -> Result<(), std::convert::Infallible> {
         let mut tick = tokio::time::interval(INTERVAL);
+        let mut failed = false;
         loop {
             tokio::select! {
                 biased;
@@ -146,18 +144,18 @@ impl DiskSpace {
             }
             let this = self.clone();
             // A disk that hangs must not hold up what else runs here. It ends early only when the runtime does.
-            let _ = tasks.blocking(Work::Look, move || this.allot(this.look())).await;
+            let Ok(allotted) = tasks.blocking(Work::Look, move || this.allot(this.look())).await else { continue };
+            // It is tried again at each look, and said once.
+            if let (Err(error), false) = (&allotted, failed) {
+                tracing::warn!(%error, "databases could not be told how much disk they may take");
+            }
+            failed = allotted.is_err();
         }
     }
 
-    fn allot(&self, free: u64) {
+    fn allot(&self, free: u64) -> std::io::Result<()> {
         let room = free.saturating_sub(self.reserve_bytes);
-        let allotted = self.databases.get().map_or(Ok(()), |databases| databases.merge_within(room));
-        match allotted {
-            Ok(()) => self.allot_failed.store(false, Ordering::Relaxed),
-            Err(_) if self.allot_failed.swap(true, Ordering::Relaxed) => {}
-            Err(error) => tracing::warn!(%error, room, "databases could not be told how much disk they may take"),
-        }
+        self.databases.get().map_or(Ok(()), |databases| databases.merge_within(room))
     }
 }
 
