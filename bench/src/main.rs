@@ -34,7 +34,7 @@ use crate::stage::Subject;
 use crate::works::Selection;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Threads of the load generator: it shares two cores with the servers.
 const THREADS: usize = 2;

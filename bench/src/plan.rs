@@ -24,6 +24,8 @@ pub const RANGE_KEYS: u64 = 100;
 pub const MIXED_PUTS: u32 = 10;
 /// Streams that watch the one key.
 pub const WATCHERS: usize = 1_000;
+/// Keys of the directory that is watched, which change at the same time.
+pub const WATCHED_KEYS: usize = 16;
 /// Of granted leases: none ends while something is measured.
 pub const LEASE_TTL: Duration = Duration::from_hours(4);
 /// Instances of the service that is asked for.

@@ -42,7 +42,7 @@ use Bound::{AtLeast, AtMost, TimesAtLeast, TimesAtMost};
 use Metric::{Cpu, Elections, MemberMemory, Memory, P50, P99Kept, Pause, Rate, RateKept, RestartTime};
 
 /// All targets.
-pub const TARGETS: [Target; 26] = [
+pub const TARGETS: [Target; 27] = [
     same_wire("put-1", Rate, TimesAtLeast(1.3)),
     same_wire("put-1", P50, TimesAtMost(0.75)),
     same_wire("put-64", Rate, TimesAtLeast(2.0)),
@@ -62,6 +62,7 @@ pub const TARGETS: [Target; 26] = [
     same_wire("lock-1", P50, TimesAtMost(0.5)),
     same_wire("lock-contended-64", Rate, TimesAtLeast(3.0)),
     same_wire(works::WATCH, Cpu, TimesAtMost(0.25)),
+    same_wire(works::WATCH_DIRECTORY, Cpu, TimesAtMost(0.25)),
     same_wire(works::COMPACTION, RateKept, AtLeast(0.9)),
     same_wire(works::COMPACTION, P99Kept, AtMost(2.0)),
     same_wire(works::MEMORY, Memory, TimesAtMost(0.4)),

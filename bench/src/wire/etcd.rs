@@ -161,12 +161,8 @@ impl EtcdWire {
         Ok(())
     }
 
-    pub async fn watch(&self, key: Bytes) -> Result<EtcdWatch> {
-        self.watch_range(key, Bytes::new()).await
-    }
-
-    pub async fn watch_range(&self, key: Bytes, range_end: Bytes) -> Result<EtcdWatch> {
-        watch(self.0.clone(), key, range_end).await.map_err(call("watch"))
+    pub async fn watch(&self, key: Bytes, end: Option<Bytes>) -> Result<EtcdWatch> {
+        watch(self.0.clone(), key, end.unwrap_or_default()).await.map_err(call("watch"))
     }
 }
 

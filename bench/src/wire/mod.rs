@@ -50,7 +50,7 @@ pub enum Service {
     Lock,
 }
 
-/// A watch of one key, or of one service.
+/// A watch of one key or several, or of one service.
 pub enum Watcher {
     /// On etcd's wire.
     Etcd(Box<etcd::EtcdWatch>),
@@ -209,7 +209,7 @@ impl Connection {
         Ok(match self {
             Self::Etcd(wire) => {
                 let (from, end) = (discovery::key(service, ""), Bytes::from(format!("/services/{service}0")));
-                Watcher::EtcdService(Box::new(wire.watch_range(from, end).await?))
+                Watcher::EtcdService(Box::new(wire.watch(from, Some(end)).await?))
             }
             Self::Native(wire) => Watcher::NativeService(wire.watch_service(service).await?),
         })
@@ -220,11 +220,11 @@ impl Connection {
         either!(self, wire => wire.compact(revision))
     }
 
-    /// Watches a key from now on.
-    pub async fn watch(&self, key: Bytes) -> Result<Watcher> {
+    /// Watches a key, or all keys from there up to `end`, from now on.
+    pub async fn watch(&self, key: Bytes, end: Option<Bytes>) -> Result<Watcher> {
         Ok(match self {
-            Self::Etcd(wire) => Watcher::Etcd(Box::new(wire.watch(key).await?)),
-            Self::Native(wire) => Watcher::Native(wire.watch(key).await?),
+            Self::Etcd(wire) => Watcher::Etcd(Box::new(wire.watch(key, end).await?)),
+            Self::Native(wire) => Watcher::Native(wire.watch(key, end).await?),
         })
     }
 }

@@ -116,8 +116,10 @@ impl Native {
         Ok(())
     }
 
-    pub async fn watch(&self, key: Bytes) -> Result<NativeWatch> {
-        Ok(NativeWatch(self.0.watch(key).start().await.map_err(call("watch"))?))
+    pub async fn watch(&self, key: Bytes, end: Option<Bytes>) -> Result<NativeWatch> {
+        let watch = self.0.watch(key);
+        let watch = if let Some(end) = end { watch.range_to(end) } else { watch };
+        Ok(NativeWatch(watch.start().await.map_err(call("watch"))?))
     }
 }
 

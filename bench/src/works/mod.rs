@@ -31,6 +31,8 @@ pub const WATCH: &str = "watch-1000";
 /// See [`WATCH`].
 pub const WATCH_SERVICE: &str = "watch-service-1000";
 /// See [`WATCH`].
+pub const WATCH_DIRECTORY: &str = "watch-directory-1000";
+/// See [`WATCH`].
 pub const MEMORY: &str = "memory";
 /// The row of elections during load; not a work.
 pub const ELECTIONS: &str = "elections";
@@ -70,7 +72,7 @@ pub fn names() -> Vec<&'static str> {
     STEADY
         .iter()
         .map(|work| work.name)
-        .chain([WATCH, WATCH_SERVICE, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART])
+        .chain([WATCH, WATCH_DIRECTORY, WATCH_SERVICE, COMPACTION, MEMORY, KEEP_ALIVES, EXPIRY, FAILOVER, RESTART])
         .collect()
 }
 
@@ -145,7 +147,9 @@ async fn on_one_stage(stage: &Stage, plan: &Plan, selection: &Selection, figures
         })
         .await?;
     }
-    for (name, what) in [(WATCH, watch::What::Key), (WATCH_SERVICE, watch::What::Service)] {
+    let watches =
+        [(WATCH, watch::What::Key), (WATCH_DIRECTORY, watch::What::Directory), (WATCH_SERVICE, watch::What::Service)];
+    for (name, what) in watches {
         if selection.has(name) {
             rounds(stage, plan, (name, Service::Watch), figures, async |lane, round| {
                 watch::run(lane, stage.cluster(lane.subject), round, plan.warm_up, plan.measured, what).await

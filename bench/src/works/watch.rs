@@ -1,17 +1,19 @@
-//! The watch works: one writer, a thousand streams that watch its key, or a service whose one instance it changes.
+//! The watch works: a thousand streams that watch one key, a service whose one instance changes, or a directory in
+//! which several keys change at the same time.
 //!
-//! An operation is one event delivered to one watcher; what is timed is a whole fan-out, from the put to the last
-//! watcher. The next put goes when all have the last one, so no system can gather several events into one message.
+//! An operation is one event delivered to one watcher; what is timed is a whole fan-out, from the puts to the last
+//! watcher. The next puts go when all have the last ones: of one key or instance no system can gather several events
+//! into one message, of a directory it can.
 //!
 //! Invariants:
-//! - Every watcher sees every value, in order, or the run fails.
+//! - Every watcher sees every value, each key's in order, or the run fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::{Either, select};
+use futures::future::{Either, select, try_join_all};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,7 +23,7 @@ use crate::cluster::Cluster;
 use crate::failure::{Result, call, wrong};
 use crate::keys::{Values, own_key, random};
 use crate::load::Window;
-use crate::plan::{PATIENCE, WATCHERS};
+use crate::plan::{PATIENCE, WATCHED_KEYS, WATCHERS};
 use crate::stage::Lane;
 use crate::wire::Watcher;
 use crate::works::discovery;
@@ -42,6 +44,18 @@ pub enum What {
     Key,
     /// A service.
     Service,
+    /// Several keys of a directory.
+    Directory,
+}
+
+impl What {
+    /// Keys that change at the same time, each once in a fan-out.
+    fn keys(self) -> usize {
+        match self {
+            Self::Key | Self::Service => 1,
+            Self::Directory => WATCHED_KEYS,
+        }
+    }
 }
 
 /// What the writer writes.
@@ -52,19 +66,25 @@ struct Source {
 }
 
 impl Source {
-    fn key(&self) -> Bytes {
+    fn key(&self, number: usize) -> Bytes {
         match self.what {
             What::Key => own_key("watch", 0),
             What::Service => discovery::key(SERVICE, "one"),
+            What::Directory => own_key("watch-many", number),
         }
     }
 
-    fn next(&mut self) -> Bytes {
+    fn value(&mut self) -> Bytes {
         self.count += 1;
         match self.what {
-            What::Key => self.values.fresh(),
+            What::Key | What::Directory => self.values.fresh(),
             What::Service => discovery::document(self.count),
         }
+    }
+
+    /// The next value of every key. Value `n` is that of key `(n - 1) % keys`.
+    fn next(&mut self) -> Vec<(Bytes, Bytes)> {
+        (0..self.what.keys()).map(|number| (self.key(number), self.value())).collect()
     }
 }
 
@@ -83,17 +103,19 @@ pub async fn run(
     what: What,
 ) -> Result<Window> {
     let mut source = Source { what, values: Values::new(&mut random(round, 0)), count: 0 };
-    let key = source.key();
     if what == What::Service {
         // From the same beginning in every round.
-        lane.connections[0].put(key.clone(), discovery::document(BEGINNING), 0).await?;
+        lane.connections[0].put(source.key(0), discovery::document(BEGINNING), 0).await?;
     }
+    let (key, end) = (source.key(0), source.key(WATCHED_KEYS));
     let opened = stream::iter(0..WATCHERS).map(|i| {
-        let (connection, key) = (&lane.connections[i % lane.connections.len()], key.clone());
+        let connection = &lane.connections[i % lane.connections.len()];
+        let (key, end) = (key.clone(), end.clone());
         async move {
             match what {
-                What::Key => connection.watch(key).await,
+                What::Key => connection.watch(key, None).await,
                 What::Service => connection.watch_service(SERVICE).await,
+                What::Directory => connection.watch(key, Some(end)).await,
             }
         }
     });
@@ -101,7 +123,7 @@ pub async fn run(
     let delivered = Arc::new(Delivered { events: AtomicU64::new(0), round: Notify::new() });
     let mut watching = JoinSet::new();
     for watcher in watchers {
-        watching.spawn(watch(watcher, Arc::clone(&delivered)));
+        watching.spawn(watch(watcher, what.keys() as u64, Arc::clone(&delivered)));
     }
     let writer = write(lane, cluster, &mut source, &delivered, warm_up, measured);
     let first_end = async { watching.join_next().await };
@@ -113,20 +135,22 @@ pub async fn run(
 }
 
 /// Counts the events of one watcher until it fails.
-async fn watch(mut watcher: Watcher, delivered: Arc<Delivered>) -> Result<()> {
-    let mut last = 0;
+async fn watch(mut watcher: Watcher, keys: u64, delivered: Arc<Delivered>) -> Result<()> {
+    let mut seen = 0;
+    let mut awaited: Vec<u64> = (1..=keys).collect();
     loop {
         for number in watcher.next().await? {
             // A member that was a little behind when the watch was created there.
-            if last == 0 && number == BEGINNING {
+            if seen == 0 && number == BEGINNING {
                 continue;
             }
-            if number != last + 1 {
-                return wrong(format!("a watcher saw value {number} after {last}"));
-            }
-            last = number;
+            let Some(awaited) = awaited.iter_mut().find(|awaited| **awaited == number) else {
+                return wrong(format!("a watcher saw value {number} while it waited for one of {awaited:?}"));
+            };
+            *awaited += keys;
+            seen += 1;
             let events = delivered.events.fetch_add(1, Ordering::AcqRel) + 1;
-            if events.is_multiple_of(WATCHERS as u64) {
+            if events.is_multiple_of(keys * WATCHERS as u64) {
                 delivered.round.notify_one();
             }
         }
@@ -143,10 +167,13 @@ async fn write(
 ) -> Result<Window> {
     let mut turn = 0;
     let mut fan_out = async || {
-        let connection = &lane.connections[turn % lane.connections.len()];
+        let puts = source.next().into_iter().zip(turn..).map(|((key, value), turn)| {
+            let connection = &lane.connections[turn % lane.connections.len()];
+            async move { connection.put(key, value, 0).await }
+        });
         turn += 1;
         let begun = Instant::now();
-        connection.put(source.key(), source.next(), 0).await?;
+        try_join_all(puts).await?;
         let all = timeout(PATIENCE, delivered.round.notified()).await;
         if all.is_err() {
             return wrong("an event has not reached all watchers");
@@ -164,6 +191,6 @@ async fn write(
     }
     window.elapsed = begun.elapsed();
     window.cpu = cluster.cpu()?.saturating_sub(cpu);
-    window.operations = (window.latencies.len() * WATCHERS) as u64;
+    window.operations = (window.latencies.len() * source.what.keys() * WATCHERS) as u64;
     Ok(window)
 }
