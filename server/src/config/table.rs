@@ -141,9 +141,9 @@ pub const SETTINGS: &[Setting] = &[
     number(
         "cache-bytes",
         "BYTES",
-        "67108864",
+        "33554432",
         (1_048_576, 68_719_476_736),
-        "Of the store, in memory: a quarter keys that are read often, the rest blocks of its files. Raise it when reads miss.",
+        "Of the store, in memory: half keys that are read often, the rest blocks of its files. Raise it when reads miss.",
     ),
     text(
         "dns-listen",

@@ -36,9 +36,9 @@ pub struct Hot {
 }
 
 impl Caches {
-    /// So many bytes in all, of which a quarter are for keys.
+    /// So many bytes in all, of which half are for keys. Behind the blocks stands the system's page cache.
     pub fn new(bytes: usize) -> Self {
-        Self { blocks: Cache::new_lru_cache(bytes - bytes / 4), picture_bytes: bytes / 4 }
+        Self { blocks: Cache::new_lru_cache(bytes - bytes / 2), picture_bytes: bytes / 2 }
     }
 }
 

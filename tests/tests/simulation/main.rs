@@ -49,7 +49,7 @@ use world::{Plan, Report, run};
 
 /// A tenth of the time of a run goes into memory with the system's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Seeds that every test run has.
 const FIXED: [u64; 7] = [1, 2, 3, 4, 5, 6, 7];
