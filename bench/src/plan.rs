@@ -114,15 +114,15 @@ pub const FULL: Plan = Plan {
 pub const QUICK: Plan = Plan {
     rounds: 2,
     run_in: 0,
-    warm_up: Duration::from_millis(150),
-    measured: Duration::from_millis(500),
+    warm_up: Duration::from_millis(100),
+    measured: Duration::from_millis(400),
     compactions: 1,
     compacted_revisions: 50_000,
     compacting: Duration::from_secs(2),
     leases: 5_000,
     lease_ttl: Duration::from_secs(10),
     expiring: Duration::from_secs(3),
-    kills: 2,
+    kills: 1,
     restart_keys: 50_000,
     restarts: 1,
 };

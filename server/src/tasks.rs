@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
-use crate::scheduling::let_the_waker_go_on;
+use crate::scheduling::{Contention, let_the_waker_go_on};
 use crate::sync::watch;
 
 /// What it means when a task ends before it was asked to.
@@ -276,6 +276,11 @@ impl Tasks {
                 tokio::time::sleep(time).await;
             }
         }
+    }
+
+    /// How long the thread that asks waits for processors; simulated, there is nothing to wait for.
+    pub fn contention(&self) -> Contention {
+        if self.is_simulated() { Contention::default() } else { Contention::of_this_thread() }
     }
 
     /// The wall clock, in ms since 1970.

@@ -136,8 +136,8 @@ fn is_crate_root(path: &Path) -> bool {
     let shown = shown(path);
     let parts: Vec<_> = shown.split('/').collect();
     match parts.as_slice() {
-        [_, "src", "lib.rs" | "main.rs"]
-        | [_, "build.rs"]
+        [krate @ .., "src", "lib.rs" | "main.rs"] => root().join(krate.join("/")).join("Cargo.toml").exists(),
+        [_, "build.rs"]
         | [_, "src", "bin", _]
         | [_, "tests" | "benches" | "examples", _]
         | ["examples", _]

@@ -9,10 +9,13 @@
 //! waited finds yet more to wait for, until the wait is longer than a round. That, or a wait in vain, is a sign: then a
 //! number of batches does not wait, more each time.
 //!
+//! While processors are short, all this does not matter: what is saved by fewer batches is what everybody waits for. Then
+//! every batch waits, whoever calls.
+//!
 //! Invariants:
 //! - Few callers never wait.
-//! - Of batches that wait in vain there is at most one in [`PAUSE_MAX`] after a while, and none waits much longer than
-//!   [`WAIT_MAX`].
+//! - Of batches that wait in vain there is at most one in [`PAUSE_MAX`] after a while, unless processors are short.
+//! - None waits much longer than [`WAIT_MAX`], nor than a round.
 
 use std::time::Duration;
 
@@ -40,12 +43,18 @@ pub struct Gathering {
     left: u32,
     /// Waits that were not in vain since the last that was.
     in_a_row: u32,
+    /// The batch under way waits because processors are short, which says nothing of the callers.
+    saves: bool,
 }
 
 impl Gathering {
-    /// How many commands the next batch is to wait for.
-    pub fn wanted(&self) -> usize {
-        if self.left > 0 || self.expected < EXPECTED_MIN { 0 } else { self.expected * PART.0 / PART.1 }
+    /// How many commands the next batch is to wait for. Whether processors are short is asked where it matters.
+    pub fn wanted(&mut self, processors_are_short: impl FnOnce() -> bool) -> usize {
+        if self.expected < EXPECTED_MIN {
+            return 0;
+        }
+        self.saves = processors_are_short();
+        if self.saves || self.left == 0 { self.expected * PART.0 / PART.1 } else { 0 }
     }
 
     /// How long it is to wait for them at most. Timers end up to a millisecond later.
@@ -55,6 +64,9 @@ impl Gathering {
 
     /// The next batch waited so long, for all that were wanted or in vain.
     pub fn waited(&mut self, all: bool, waited: Duration) {
+        if self.saves {
+            return;
+        }
         if all && waited <= self.round {
             self.in_a_row = self.in_a_row.saturating_add(1);
             if self.in_a_row >= TRUSTED {
@@ -83,12 +95,14 @@ mod tests {
     const LATE: Duration = Duration::from_millis(1);
 
     /// Commands that are there or will be: of callers that come again, and of strangers who come all the time.
+    #[derive(Default)]
     struct Callers {
         /// When each caller's next command is there, in microseconds.
         ready: Vec<u64>,
         strangers_a_round: u64,
         strangers_taken: u64,
         round_us: u64,
+        processors_are_short: bool,
     }
 
     impl Callers {
@@ -110,14 +124,18 @@ mod tests {
     /// 2000 batches of callers that come again `think_us` after their answer, and of strangers, so many a round. A wait
     /// ends late, as with timers. Gives the mean size of the later half and how many waited.
     fn batches(callers: usize, think_us: u64, strangers_a_round: u64, round_us: u64) -> (usize, usize) {
-        let mut callers = Callers { ready: vec![0; callers], strangers_a_round, strangers_taken: 0, round_us };
+        batches_of(Callers { ready: vec![0; callers], strangers_a_round, round_us, ..Callers::default() }, think_us)
+    }
+
+    fn batches_of(mut callers: Callers, think_us: u64) -> (usize, usize) {
+        let round_us = callers.round_us;
         let mut gathering = Gathering::default();
         let (mut now, mut later, mut waits) = (0, 0, 0);
         for batch in 0..2000 {
             while callers.waiting(now) == 0 {
                 now += 10;
             }
-            let (wanted, began) = (gathering.wanted(), now);
+            let (wanted, began) = (gathering.wanted(|| callers.processors_are_short), now);
             while callers.waiting(now) < wanted && Duration::from_micros(now - began) < gathering.patience() + LATE {
                 now += 10;
             }
@@ -161,5 +179,25 @@ mod tests {
         // Nor those who take long to come again.
         let (_, waits) = batches(64, 6000, 0, 3000);
         assert!(waits <= 2000 / 10, "{waits}");
+    }
+
+    #[test]
+    fn while_processors_are_short_every_batch_waits_whoever_calls() {
+        let short = |callers: usize, strangers_a_round| Callers {
+            ready: vec![0; callers],
+            strangers_a_round,
+            round_us: 3000,
+            processors_are_short: true,
+            ..Callers::default()
+        };
+        let (size_without, _) = batches(64, 3500, 0, 3000);
+        let (size, waits) = batches_of(short(64, 0), 3500);
+        assert!(
+            size >= 48 && size > size_without && waits > 1900,
+            "{waits} waited, {size} of 64 share a batch, {size_without}"
+        );
+        let (_, waits) = batches_of(short(0, 50), 0);
+        assert!(waits > 1900, "{waits}");
+        assert_eq!(batches_of(short(EXPECTED_MIN - 1, 0), 300).1, 0, "but for few");
     }
 }

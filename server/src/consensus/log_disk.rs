@@ -24,6 +24,8 @@ use crate::merges::Merges;
 
 /// Bytes of a table in memory, and about those of a write-ahead file.
 const TABLE_BYTES: usize = 8 << 20;
+/// About how large a table is that is made of others.
+const MERGED_TABLE_BYTES: u64 = 16 << 20;
 /// So many write-ahead files that are done with are kept to be written over: tables may fill faster than they are written.
 const WRITE_AHEAD_FILES_KEPT: usize = 3;
 const FORMAT: &[u8] = b"mformat";
@@ -115,6 +117,9 @@ impl RocksLogDisk {
         options.set_max_write_buffer_number(3);
         options.set_compression_type(DBCompressionType::None);
         let merges = Merges::set_up(&mut options);
+        // A merge takes the last table of the level below with it, because notes come after entries: it is kept small.
+        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_target_file_size_base(MERGED_TABLE_BYTES);
         options.set_max_background_jobs(2);
         options.set_max_total_wal_size(24 << 20);
         // Written over, a file neither grows nor gets blocks, so that a sync has no metadata to wait for.

@@ -38,6 +38,7 @@ use crate::consensus::peers::Peers;
 use crate::consensus::types::{EncodedBatch, Raft, TypeConfig};
 use crate::consensus::{Leadership, Proposed};
 use crate::error::{ConsensusError, Happened};
+use crate::scheduling::Contention;
 use crate::sync::watch;
 use crate::tasks::Tasks;
 
@@ -67,6 +68,7 @@ pub struct ProposerHandle {
 pub struct Proposer {
     intake: Intake,
     gathering: Gathering,
+    contention: Contention,
     context: ProposerContext,
 }
 
@@ -170,7 +172,9 @@ impl ProposerHandle {
     pub fn new(context: ProposerContext) -> (Self, Proposer) {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let (backlog, applied) = (context.backlog.clone(), context.applied.clone());
-        let proposer = Proposer { intake: Intake::new(queue), gathering: Gathering::default(), context };
+        let intake = Intake::new(queue);
+        let (gathering, contention) = (Gathering::default(), Contention::default());
+        let proposer = Proposer { intake, gathering, contention, context };
         (Self { queue: sender, backlog, applied }, proposer)
     }
 
@@ -229,6 +233,7 @@ fn overloaded() -> ConsensusError {
 impl Proposer {
     /// Works until the member stops.
     pub async fn run(mut self, tasks: Tasks) -> Result<(), std::convert::Infallible> {
+        self.contention = tasks.contention();
         loop {
             let first = tokio::select! {
                 biased;
@@ -258,7 +263,7 @@ impl Proposer {
     /// Takes what is here, and waits for those who are likely to come.
     async fn gather(&mut self, batch: &mut Batch) {
         self.take(batch);
-        let wanted = self.gathering.wanted();
+        let wanted = self.gathering.wanted(|| self.contention.processors_are_short());
         let is_ready =
             |batch: &Batch, intake: &Intake| batch.commands.len() >= wanted || batch.is_full() || intake.is_over();
         if is_ready(batch, &self.intake) {
