@@ -183,21 +183,16 @@ mod tests {
 
     #[test]
     fn while_processors_are_short_every_batch_waits_whoever_calls() {
-        let short = |callers: usize, strangers_a_round| Callers {
-            ready: vec![0; callers],
-            strangers_a_round,
-            round_us: 3000,
-            processors_are_short: true,
-            ..Callers::default()
+        let strangers = |a_round, processors_are_short| {
+            let round_us = 3000;
+            batches_of(Callers { strangers_a_round: a_round, round_us, processors_are_short, ..Callers::default() }, 0)
         };
-        let (size_without, _) = batches(64, 3500, 0, 3000);
-        let (size, waits) = batches_of(short(64, 0), 3500);
-        assert!(
-            size >= 48 && size > size_without && waits > 1900,
-            "{waits} waited, {size} of 64 share a batch, {size_without}"
-        );
-        let (_, waits) = batches_of(short(0, 50), 0);
-        assert!(waits > 1900, "{waits}");
-        assert_eq!(batches_of(short(EXPECTED_MIN - 1, 0), 300).1, 0, "but for few");
+        for a_round in [20, 50, 200] {
+            let (size_otherwise, waits_otherwise) = strangers(a_round, false);
+            let (size, waits) = strangers(a_round, true);
+            assert!(size >= size_otherwise * 3 / 2, "{size} a batch instead of {size_otherwise}");
+            assert!(waits > 1900 && waits_otherwise < 200, "{waits} waited instead of {waits_otherwise}");
+        }
+        assert_eq!(strangers(1, true).1, 0, "but for few");
     }
 }
