@@ -38,7 +38,10 @@ struct Register {
     id: String,
 }
 
-struct Resolve;
+struct Resolve {
+    /// Of all callers one registers them.
+    registers: bool,
+}
 
 /// Registers an instance of its own, and deregisters it.
 pub fn register(_round: usize, caller: usize) -> Box<dyn Caller> {
@@ -46,8 +49,8 @@ pub fn register(_round: usize, caller: usize) -> Box<dyn Caller> {
 }
 
 /// Asks for the instances of one service.
-pub fn resolve(_round: usize, _caller: usize) -> Box<dyn Caller> {
-    Box::new(Resolve)
+pub fn resolve(_round: usize, caller: usize) -> Box<dyn Caller> {
+    Box::new(Resolve { registers: caller == 0 })
 }
 
 impl Caller for Register {
@@ -59,7 +62,7 @@ impl Caller for Register {
 impl Caller for Resolve {
     fn prepare<'a>(&'a mut self, connection: &'a Connection) -> BoxFuture<'a, Result<()>> {
         Box::pin(async {
-            for nth in 0..INSTANCES {
+            for nth in (0..INSTANCES).filter(|_| self.registers) {
                 connection.put(key(ASKED, &format!("i{nth}")), document(nth as u64 + 1), 0).await?;
             }
             Ok(())
