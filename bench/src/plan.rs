@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Both systems and all clients are measured with the same numbers.
-//! - `QUICK` differs from `FULL` only in how long and how often, and in how much is compacted and restarted.
+//! - `QUICK` differs from `FULL` only in how long and how often, and in how much is compacted, leased and restarted.
 
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ pub const QUICK: Plan = Plan {
     measured: Duration::from_millis(400),
     compactions: 1,
     compacted_revisions: 20_000,
-    compacting: Duration::from_secs(1),
+    compacting: Duration::from_secs(2),
     leases: 3_000,
     lease_ttl: Duration::from_secs(7),
     expiring: Duration::from_secs(3),

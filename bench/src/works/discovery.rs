@@ -62,8 +62,10 @@ impl Caller for Register {
 impl Caller for Resolve {
     fn prepare<'a>(&'a mut self, connection: &'a Connection) -> BoxFuture<'a, Result<()>> {
         Box::pin(async {
-            for nth in (0..INSTANCES).filter(|_| self.registers) {
-                connection.put(key(ASKED, &format!("i{nth}")), document(nth as u64 + 1), 0).await?;
+            if self.registers {
+                for nth in 0..INSTANCES {
+                    connection.put(key(ASKED, &format!("i{nth}")), document(nth as u64 + 1), 0).await?;
+                }
             }
             Ok(())
         })

@@ -68,7 +68,6 @@ pub struct ProposerHandle {
 pub struct Proposer {
     intake: Intake,
     gathering: Gathering,
-    contention: Contention,
     context: ProposerContext,
 }
 
@@ -172,9 +171,7 @@ impl ProposerHandle {
     pub fn new(context: ProposerContext) -> (Self, Proposer) {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let (backlog, applied) = (context.backlog.clone(), context.applied.clone());
-        let intake = Intake::new(queue);
-        let (gathering, contention) = (Gathering::default(), Contention::default());
-        let proposer = Proposer { intake, gathering, contention, context };
+        let proposer = Proposer { intake: Intake::new(queue), gathering: Gathering::default(), context };
         (Self { queue: sender, backlog, applied }, proposer)
     }
 
@@ -233,23 +230,23 @@ fn overloaded() -> ConsensusError {
 impl Proposer {
     /// Works until the member stops.
     pub async fn run(mut self, tasks: Tasks) -> Result<(), std::convert::Infallible> {
-        self.contention = tasks.contention();
+        let mut contention = tasks.contention();
         loop {
             let first = tokio::select! {
                 biased;
                 first = self.intake.first() => match first { Some(first) => first, None => return Ok(()) },
                 () = tasks.stopped() => return Ok(()),
             };
-            let batch = self.fill(first).await;
+            let batch = self.fill(first, &mut contention).await;
             let (commands, sealed) = (batch.len(), Instant::now());
             self.propose(batch, tasks.wall_ms()).await;
             self.gathering.answered(commands, sealed.elapsed(), self.intake.len());
         }
     }
 
-    async fn fill(&mut self, first: Waiting) -> Vec<Waiting> {
+    async fn fill(&mut self, first: Waiting, contention: &mut Contention) -> Vec<Waiting> {
         let mut batch = Batch { bytes: first.envelope.len(), commands: vec![first] };
-        self.gather(&mut batch).await;
+        self.gather(&mut batch, contention).await;
         for _ in 0..YIELDS {
             if self.intake.is_over() || batch.is_full() {
                 break;
@@ -261,9 +258,9 @@ impl Proposer {
     }
 
     /// Takes what is here, and waits for those who are likely to come.
-    async fn gather(&mut self, batch: &mut Batch) {
+    async fn gather(&mut self, batch: &mut Batch, contention: &mut Contention) {
         self.take(batch);
-        let wanted = self.gathering.wanted(|| self.contention.processors_are_short());
+        let wanted = self.gathering.wanted(|| contention.processors_are_short());
         let is_ready =
             |batch: &Batch, intake: &Intake| batch.commands.len() >= wanted || batch.is_full() || intake.is_over();
         if is_ready(batch, &self.intake) {
