@@ -20,6 +20,7 @@ mod pump;
 pub mod recipes;
 mod relay;
 pub mod restore;
+mod rewrites;
 mod scheduling;
 pub mod serve;
 mod server;

@@ -16,11 +16,12 @@ use quorate_state::flaw::Flaw;
 use quorate_state::store::{Cursor, Read, Store, StoreError, Write, WriteBatch};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, LiveFile, Options,
-    ReadOptions, WriteOptions,
+    BlockBasedOptions, Cache, CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions,
+    WriteOptions,
 };
 
 use crate::merges::Merges;
+use crate::rewrites::{self, Slice};
 
 /// A member's state in `RocksDB`.
 pub struct RocksStore {
@@ -29,15 +30,6 @@ pub struct RocksStore {
     failed: AtomicBool,
     // After `db`: the files go when nobody has them open.
     dir: StoreDir,
-}
-
-/// A range of keys, from and to none: from the first, to the last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    start: Option<Vec<u8>>,
-    end: Option<Vec<u8>>,
-    /// What rewriting may take for a while, before it gives anything back.
-    pub bytes: u64,
 }
 
 struct StoreDir {
@@ -54,7 +46,7 @@ pub struct RocksCursor<'a>(DBRawIterator<'a>);
 impl RocksStore {
     /// Opens or creates the store in `path`. The cache may be shared with other stores.
     pub fn open(path: &Path, cache: &Cache) -> Result<Self, StoreError> {
-        let (mut options, merges) = options(cache);
+        let (mut options, merges) = options(cache).map_err(io)?;
         // Tables without the file that names them are a store that lost it: not to be begun anew.
         options.create_if_missing(!has_tables(path));
         DB::open(&options, path).map(|db| Self::of(db, merges, path)).map_err(io)
@@ -62,7 +54,7 @@ impl RocksStore {
 
     /// Opens a checkpoint to look at it; leaves its files as they are.
     pub fn open_read_only(path: &Path, cache: &Cache) -> Result<Self, StoreError> {
-        let (options, merges) = options(cache);
+        let (options, merges) = options(cache).map_err(io)?;
         DB::open_for_read_only(&options, path, false).map(|db| Self::of(db, merges, path)).map_err(io)
     }
 
@@ -106,30 +98,48 @@ impl RocksStore {
         self.db.property_int_value("rocksdb.cur-size-all-mem-tables").ok().flatten().unwrap_or(0)
     }
 
-    /// Parts of the store with deletions that rewriting would carry out, in order of keys; each about as large as a table.
+    /// Parts of the store with deletions that rewriting would carry out, in order of keys.
     pub fn slices_with_deletions(&self) -> Result<Vec<Slice>, StoreError> {
-        let mut files = self.db.live_files().map_err(io)?;
-        files.sort_by(|a, b| a.start_key.cmp(&b.start_key));
-        // Cut where the tables of the lowest level begin: those above are small beside them.
-        let lowest = files.iter().map(|file| file.level).max().unwrap_or_default();
-        let lowest_files = files.iter().filter(|file| file.level == lowest);
-        let cuts: Vec<_> = lowest_files.skip(1).filter_map(|file| file.start_key.clone()).collect();
-        let starts = std::iter::once(None).chain(cuts.iter().cloned().map(Some));
-        let ends = cuts.iter().cloned().map(Some).chain([None]);
-        let slices = starts.zip(ends).map(|(start, end)| Slice { start, end, bytes: 0 });
-        let sized = slices.filter_map(|slice| {
-            let overlapping: Vec<_> = files.iter().filter(|file| slice.overlaps(file)).collect();
-            let has_deletions = overlapping.iter().any(|file| file.num_deletions > 0);
-            has_deletions.then(|| Slice { bytes: rewritten_bytes(&files, &overlapping), ..slice })
-        });
-        Ok(sized.collect())
+        Ok(rewrites::plan(&self.db.live_files().map_err(io)?))
+    }
+
+    /// Whether a part still has to be rewritten, after others were that may have taken it with them.
+    pub fn still_has(&self, slice: &Slice) -> Result<bool, StoreError> {
+        Ok(slice.is_in(&self.db.live_files().map_err(io)?))
+    }
+
+    /// Whether rewriting a part takes no more than `room` bytes of disk before it gives any back. Where its tables are
+    /// larger, all that is alive in it is read to see what would be written, until that is too much.
+    pub fn fits(&self, slice: &Slice, room: u64) -> Result<bool, StoreError> {
+        if slice.bytes <= room {
+            return Ok(true);
+        }
+        let mut options = read_options(false);
+        options.set_auto_readahead_size(true);
+        if let Some(end) = &slice.affected.end {
+            options.set_iterate_upper_bound(end.as_slice());
+        }
+        let mut cursor = self.db.raw_iterator_opt(options);
+        match &slice.affected.start {
+            Some(start) => cursor.seek(start),
+            None => cursor.seek_to_first(),
+        }
+        let mut bytes = slice.carried;
+        while let Some((key, value)) = cursor.item() {
+            bytes += (key.len() + value.len()) as u64;
+            if bytes > room {
+                return Ok(false);
+            }
+            cursor.next();
+        }
+        cursor.status().map(|()| true).map_err(io)
     }
 
     /// Rewrites a part, without what was deleted of it. Takes a while; reads and writes go on.
     pub fn rewrite(&self, slice: &Slice) {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
-        self.db.compact_range_opt(slice.start.as_ref(), slice.end.as_ref(), &options);
+        self.db.compact_range_opt(slice.keys.start.as_ref(), slice.keys.end.as_ref(), &options);
     }
 
     /// Where its files are.
@@ -141,28 +151,6 @@ impl RocksStore {
     pub fn retire(&self) {
         self.dir.retired.store(true, Ordering::Release);
     }
-}
-
-impl Slice {
-    fn overlaps(&self, file: &LiveFile) -> bool {
-        self.end.as_ref().is_none_or(|end| file.start_key.as_ref() < Some(end))
-            && self.start.as_ref().is_none_or(|start| file.end_key.as_ref() >= Some(start))
-    }
-}
-
-/// About how many bytes are written when these of all files are rewritten. A table of level 0 may have keys from
-/// anywhere and so takes all of the next level with it. A deletion goes, and what it deletes.
-fn rewritten_bytes(all: &[LiveFile], chosen: &[&LiveFile]) -> u64 {
-    let next_level = all.iter().map(|file| file.level).filter(|level| *level > 0).min();
-    let with_next = chosen.iter().any(|file| file.level == 0);
-    let others = all.iter().filter(|file| with_next && Some(file.level) == next_level);
-    let mut seen: Vec<&LiveFile> = chosen.iter().copied().chain(others).collect();
-    seen.sort_by(|a, b| a.name.cmp(&b.name));
-    seen.dedup_by(|a, b| a.name == b.name);
-    let sum = |of: fn(&LiveFile) -> u64| seen.iter().map(|file| of(file)).sum::<u64>();
-    let (bytes, entries, deletions) = (sum(|file| file.size as u64), sum(|f| f.num_entries), sum(|f| f.num_deletions));
-    let stays = entries.saturating_sub(deletions.saturating_mul(2));
-    u64::try_from(u128::from(bytes) * u128::from(stays) / u128::from(entries.max(1))).unwrap_or(bytes)
 }
 
 impl Drop for StoreDir {
@@ -182,7 +170,7 @@ fn has_tables(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut items| items.any(is_table))
 }
 
-fn options(cache: &Cache) -> (Options, Merges) {
+fn options(cache: &Cache) -> Result<(Options, Merges), rocksdb::Error> {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_block_size(4 << 10);
@@ -191,7 +179,8 @@ fn options(cache: &Cache) -> (Options, Merges) {
     table.set_cache_index_and_filter_blocks(false);
     table.set_format_version(5);
 
-    let mut options = Options::default();
+    // Set aside for a table was what the largest has, 140 MB, however small it became: a nearly full disk has no such room.
+    let mut options = Options::default().get_options_from_string("allow_fallocate=false")?;
     options.set_block_based_table_factory(&table);
     let merges = Merges::set_up(&mut options);
     // A larger memtable makes every insert dearer, and each member holds up to three of them. What is flushed lies in
@@ -216,7 +205,7 @@ fn options(cache: &Cache) -> (Options, Merges) {
         DBCompressionType::Lz4,
         DBCompressionType::Lz4,
     ]);
-    (options, merges)
+    Ok((options, merges))
 }
 
 fn read_options(fill_cache: bool) -> ReadOptions {
@@ -418,13 +407,39 @@ mod tests {
         assert!(store.unflushed_bytes() > 0);
         store.flush(true).unwrap();
         for slice in store.slices_with_deletions().unwrap() {
-            assert!(slice.bytes < before / 2, "{} of {before}", slice.bytes);
+            assert!(slice.bytes > before / 2, "{} of {before}", slice.bytes);
+            assert!(store.fits(&slice, before / 5).unwrap(), "little of it is alive");
+            assert!(!store.fits(&slice, before / 20).unwrap());
+            assert!(store.still_has(&slice).unwrap());
             store.rewrite(&slice);
+            assert!(!store.still_has(&slice).unwrap());
         }
         assert!(store.bytes() < before / 4, "{} of {before}", store.bytes());
         assert_eq!(store.slices_with_deletions().unwrap(), [], "none is left");
         assert_eq!(store.get(&7_990_u64.to_be_bytes()).unwrap().unwrap(), noise(7_990));
         assert_eq!(store.get(&7_991_u64.to_be_bytes()).unwrap(), None);
+    }
+
+    /// By their number it looked as if half of the store would go.
+    #[test]
+    fn deletions_of_small_entries_beside_large_ones_promise_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(&dir.path().join("s"), &cache()).unwrap();
+        for n in 0..500_u64 {
+            let mut batch = WriteBatch::default();
+            batch.put([b"large".as_slice(), &n.to_be_bytes()].concat(), vec![7; 8 << 10]);
+            batch.put([b"small".as_slice(), &n.to_be_bytes()].concat(), vec![7; 8]);
+            store.write(batch).unwrap();
+        }
+        store.flush(true).unwrap();
+        let mut batch = WriteBatch::default();
+        (0..500_u64).for_each(|n| batch.delete([b"small".as_slice(), &n.to_be_bytes()].concat()));
+        store.write(batch).unwrap();
+        store.flush(true).unwrap();
+        let slices = store.slices_with_deletions().unwrap();
+        assert_eq!(slices.len(), 1);
+        assert!(!store.fits(&slices[0], 500 * (8 << 10)).unwrap());
+        assert!(store.fits(&slices[0], 500 * (8 << 10) + (64 << 10)).unwrap());
     }
 
     #[test]

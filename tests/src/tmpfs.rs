@@ -40,6 +40,11 @@ impl Tmpfs {
         self.dir.path().join("data")
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Makes it so many MiB large while it is in use.
     pub fn resize(&self, mib: u32) {
         mount(&format!("remount,size={mib}m"), self.dir.path()).expect("a mounted tmpfs can be resized");

@@ -74,6 +74,11 @@ impl DiskSpace {
         self.free_bytes.load(Ordering::Relaxed).min(self.pretended_bytes.load(Ordering::Relaxed))
     }
 
+    /// So many bytes must stay free.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
     /// Whether less is free here than must stay free.
     pub fn is_short(&self) -> bool {
         self.free_bytes() < self.reserve_bytes

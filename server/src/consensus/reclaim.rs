@@ -5,7 +5,7 @@
 //! - Works only while space is short or nearly so; never two rounds at once; a round that brought nothing is followed
 //!   by a longer pause, unless history was compacted meanwhile.
 //! - Tables are rewritten a slice at a time, and only where something was deleted: a slice takes space before it gives
-//!   any back, and one that would take more than there is is passed over.
+//!   any back, and one that would take more than there is, less a part that is for others, is passed over.
 
 use std::io;
 use std::sync::Arc;
@@ -27,8 +27,11 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// A round that frees less brought nothing.
 const WORTH_BYTES: u64 = 4 << 20;
-/// Free space that no rewriting may touch.
+/// Free space that no rewriting may touch, however little there is.
 const FLOOR_BYTES: u64 = 16 << 20;
+/// So much of what is free, up to the reserve, is left to those who write meanwhile: the log, deletes, and merges, which
+/// may take what is above the reserve.
+const OTHERS_SHARE: u64 = 4;
 
 /// The task.
 pub struct Reclaimer {
@@ -91,28 +94,55 @@ impl Reclaimer {
             // Writing anything now could be what ends the member.
             return Ok(0);
         }
-        if self.log.live_bytes().saturating_add(FLOOR_BYTES) <= before {
+        if self.log.live_bytes() <= self.room() {
             self.log.disk().reclaim()?;
         }
-        let store = self.store.get();
-        store.flush(true).map_err(io::Error::other)?;
-        for slice in store.slices_with_deletions().map_err(io::Error::other)? {
-            if tasks.is_stopping() {
-                return Ok(0);
-            }
-            let free = self.disk.look();
-            if slice.bytes.saturating_add(FLOOR_BYTES) > free {
-                tracing::warn!(slice.bytes, free, "too little space to rewrite tables in; give the member more disk");
-                continue;
-            }
-            store.rewrite(&slice);
-        }
-        drop(store);
+        self.rewrite(tasks)?;
         // What was rewritten stays on disk for as long as a snapshot links to it.
         self.snapshots.build(&self.store)?;
         let after = self.disk.look();
         let freed = after.saturating_sub(before);
         tracing::info!(freed, free = after, "disk space is short: rewrote tables and made a new snapshot");
         Ok(freed)
+    }
+
+    /// Rewrites what has deletions and fits into what is free.
+    fn rewrite(&self, tasks: &Tasks) -> io::Result<()> {
+        let store = self.store.get();
+        store.flush(true).map_err(io::Error::other)?;
+        let (mut linked, mut passed_over) = (false, None);
+        for slice in store.slices_with_deletions().map_err(io::Error::other)? {
+            if tasks.is_stopping() {
+                break;
+            }
+            if !store.still_has(&slice).map_err(io::Error::other)? {
+                continue;
+            }
+            let fits = || store.fits(&slice, self.room()).map_err(io::Error::other);
+            let mut may = fits()?;
+            if !may && std::mem::take(&mut linked) {
+                // What was rewritten before this one is still there, too.
+                self.snapshots.build(&self.store)?;
+                may = fits()?;
+            }
+            if !may {
+                passed_over = passed_over.max(Some(slice.bytes));
+                continue;
+            }
+            store.rewrite(&slice);
+            linked = true;
+        }
+        if let Some(bytes) = passed_over {
+            let free = self.disk.free_bytes();
+            tracing::warn!(bytes, free, "too little space to rewrite tables in; give the member more disk");
+        }
+        Ok(())
+    }
+
+    /// So much may be taken for a while.
+    fn room(&self) -> u64 {
+        let free = self.disk.look();
+        let for_others = free.min(self.disk.reserve_bytes()) / OTHERS_SHARE;
+        free.saturating_sub(for_others.max(FLOOR_BYTES))
     }
 }
