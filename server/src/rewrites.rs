@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 
 use rocksdb::LiveFile;
 
+/// One deletion is hoped to remove as many bytes as so many entries have: large values lie beside small ones.
+const HOPED_ENTRIES: u64 = 8;
+
 /// A range of keys. Without a start from the first; without an end, which is exclusive, to the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
@@ -29,6 +32,8 @@ pub struct Slice {
     /// At most so much of it is only on its way: tables go down level by level, and what one step wrote goes when the next
     /// is done.
     pub carried: u64,
+    /// What it takes if deletions remove many bytes: a guess, to look closer or not.
+    pub hoped_bytes: u64,
     /// Names of the tables with deletions.
     tables: BTreeSet<String>,
 }
@@ -77,6 +82,7 @@ fn slice(keys: Keys, files: &[LiveFile], lowest: i32) -> Option<Slice> {
     }
     let mut affected = keys.clone();
     let (mut levels, mut above, mut last) = (0, 0, 0);
+    let (mut entries, mut deletions) = (0_u64, 0_u64);
     for level in 0..=lowest {
         let mut found: Vec<_> = files.iter().filter(|file| file.level == level && affected.overlap(file)).collect();
         if level == 0 && !found.is_empty() {
@@ -92,10 +98,16 @@ fn slice(keys: Keys, files: &[LiveFile], lowest: i32) -> Option<Slice> {
         for file in found {
             affected.grow_by(file);
             last += file.size as u64;
+            entries += file.num_entries;
+            deletions += file.num_deletions;
         }
     }
     let carried = if levels > 2 { above } else { 0 };
-    Some(Slice { keys, affected, bytes: above + last + carried, carried, tables })
+    let all = above + last;
+    let stay = entries.saturating_sub(deletions.saturating_mul(HOPED_ENTRIES));
+    let hoped = u128::from(all) * u128::from(stay) / u128::from(entries.max(1));
+    let hoped_bytes = u64::try_from(hoped).unwrap_or(all) + carried;
+    Some(Slice { keys, affected, bytes: all + carried, carried, hoped_bytes, tables })
 }
 
 #[cfg(test)]
@@ -150,7 +162,8 @@ mod tests {
         let of = |start| slices.iter().find(|slice| slice.keys.start == start);
         assert_eq!(of(None), None, "no deletions there, though they may be rewritten with others");
         let middle = of(Some(vec![42])).unwrap();
-        // The first goes into the second, and both into all three of the lowest.
+        // The first goes into the second, and both into all three of the lowest; of 500 entries eight may go.
+        assert_eq!(middle.hoped_bytes >> 20, 730 * 492 / 500 + 30);
         assert_eq!((middle.bytes >> 20, middle.carried >> 20), (30 + 700 + 30, 30));
         assert_eq!(middle.affected, Keys { start: Some(vec![0]), end: Some(vec![99, 0]) });
         assert_eq!(of(Some(vec![70])).unwrap().bytes >> 20, 20 + 600);

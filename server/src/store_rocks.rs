@@ -109,10 +109,11 @@ impl RocksStore {
     }
 
     /// Whether rewriting a part takes no more than `room` bytes of disk before it gives any back. Where its tables are
-    /// larger, all that is alive in it is read to see what would be written, until that is too much.
+    /// larger, but so many deletions are among them that it might, all that is alive in it is read to see what would be
+    /// written, until that is too much.
     pub fn fits(&self, slice: &Slice, room: u64) -> Result<bool, StoreError> {
-        if slice.bytes <= room {
-            return Ok(true);
+        if slice.bytes <= room || slice.hoped_bytes > room {
+            return Ok(slice.bytes <= room);
         }
         let mut options = read_options(false);
         options.set_auto_readahead_size(true);

@@ -1,7 +1,7 @@
 //! The compaction work: gets before, and while a long history is compacted.
 //!
 //! The window opens with the request to compact. Its length (`Plan::compacting`) is such that both systems are at
-//! work in it: Quorate begins within a second and is done after about three, etcd takes longer.
+//! work in it: Quorate begins within a second and spreads it over about a minute; so the window shows a part of it.
 //!
 //! Invariants:
 //! - The history was written just before, one revision for each put, and both windows see the same load.

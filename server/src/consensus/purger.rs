@@ -1,7 +1,7 @@
 //! Purges compacted history, at each member by itself, in small steps beside everything else.
 //!
 //! Nobody waits for it, and on a small machine it competes with those who read and write. So a backlog is worked off over
-//! about half a minute, faster only if there is so much of it, or no time: when disk is short.
+//! about a minute, faster only if there is so much of it, or no time: when disk is short.
 //!
 //! Invariants:
 //! - A step is bounded and followed by a pause, because apply waits for the store behind it.
@@ -18,7 +18,7 @@ use crate::consensus::state_dir::CurrentStore;
 use crate::tasks::{Tasks, Work};
 
 /// A backlog of any usual size takes about so long.
-const SPREAD: Duration = Duration::from_secs(30);
+const SPREAD: Duration = Duration::from_mins(1);
 /// Between steps while there is more: never shorter, so that apply has its turn; and never longer.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_large_backlog_is_worked_off_faster_and_a_short_disk_waits_for_nobody() {
         assert_eq!(pause(1, false), PAUSE_MAX);
-        assert_eq!(pause(500_000, false), Duration::from_millis(60));
+        assert_eq!(pause(1_000_000, false), Duration::from_millis(60));
         assert_eq!(pause(1_000_000_000, false), PAUSE_MIN);
         assert_eq!(pause(u64::MAX, false), PAUSE_MIN);
         assert_eq!(pause(1, true), PAUSE_MIN);
